@@ -1,0 +1,20 @@
+"""``python -m workerctx``: the command line."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say which extra it needs."""
+    try:
+        from workerctx.cli import app
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] not in {"cyclopts", "rich", "watchfiles"}:
+            raise
+        sys.exit("workerctx's command line needs the 'cli' extra: pip install 'workerctx[cli]'")
+    app()
+
+
+if __name__ == "__main__":
+    main()
