@@ -59,3 +59,150 @@ class MonitorFailed(WorkerError):  # noqa: N818 - a public name
     def __init__(self, message: str, failures: Sequence[tuple[str, BaseException]]) -> None:
         super().__init__(message)
         self.failures = tuple(failures)
+
+
+# Queue ------------------------------------------------------------------------
+
+
+class QueueError(WorkerError):
+    """Base of everything that a queue or store raises."""
+
+
+class InvalidRequest(QueueError, ValueError):  # noqa: N818 - a public name
+    """Input was refused before anything was written."""
+
+
+class UnknownBackend(InvalidRequest):
+    """No store is installed for the scheme of a URL."""
+
+
+class JobNotFound(QueueError, LookupError):  # noqa: N818 - a public name
+    """No job has this id in this namespace: it was never enqueued, or it was deleted or pruned."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r}: it was never enqueued here, or it was deleted or pruned")
+        self.job_id = job_id
+
+
+class WrongState(QueueError):  # noqa: N818 - a public name
+    """A job is in a state in which the operation makes no sense; nothing was changed."""
+
+    def __init__(self, job_id: str, state: str, operation: str, remedy: str) -> None:
+        super().__init__(f"cannot {operation} job {job_id!r} while it is {state}: {remedy}")
+        self.job_id = job_id
+        self.state = state
+        self.operation = operation
+
+
+class UniqueKeyTaken(QueueError):  # noqa: N818 - a public name
+    """A job cannot be put back because another active job has its unique key."""
+
+    def __init__(self, job_id: str, unique_key: str, holder: str) -> None:
+        super().__init__(
+            f"cannot retry job {job_id!r}: its unique key {unique_key!r} is held by the active job "
+            f"{holder!r}; wait for that one or cancel it"
+        )
+        self.job_id = job_id
+        self.unique_key = unique_key
+        self.holder = holder
+
+
+class LeaseLost(QueueError):  # noqa: N818 - a public name
+    """A lease no longer holds its job, so a finish or renewal changed nothing; stop working on the job."""
+
+    def __init__(self, lease_id: str, because: str = "it was finished, reaped or never granted") -> None:
+        super().__init__(f"lease {lease_id!r} does not hold its job any more: {because}; stop working on it")
+        self.lease_id = lease_id
+
+
+class LeaseExpired(LeaseLost):
+    """A lease ran out before it was renewed."""
+
+    def __init__(self, lease_id: str) -> None:
+        super().__init__(lease_id, "it expired; renew it earlier or claim with a longer lease_ttl")
+
+
+class JobFailed(QueueError):  # noqa: N818 - a public name
+    """The job whose result was asked for is dead.
+
+    Attributes:
+        job_id: The job.
+        error: Its last error, as text.
+    """
+
+    def __init__(self, job_id: str, error: str) -> None:
+        super().__init__(f"job {job_id!r} is dead: {error}")
+        self.job_id = job_id
+        self.error = error
+
+
+class JobCancelled(QueueError):  # noqa: N818 - a public name
+    """The job whose result was asked for was cancelled.
+
+    Attributes:
+        job_id: The job.
+        reason: Why.
+    """
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        super().__init__(f"job {job_id!r} was cancelled: {reason}")
+        self.job_id = job_id
+        self.reason = reason
+
+
+class Throttled(WorkerError):  # noqa: N818 - a public name
+    """A rate limit is used up: what `acquire` hands back, and what a handler raises to be run again later.
+
+    Attributes:
+        retry_after: Seconds until it is worth trying again.
+        scope: The limit that was met; raised with a scope, it also drains that limit.
+    """
+
+    def __init__(self, retry_after: float, scope: str | None = None) -> None:
+        super().__init__(f"throttled{f' by {scope!r}' if scope else ''}: try again in {retry_after:.3f} s")
+        self.retry_after = retry_after
+        self.scope = scope
+
+
+class UnknownScope(QueueError, LookupError):  # noqa: N818 - a public name
+    """A rate limit was used that nobody configured."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"no rate limit {scope!r}: configure it first with rate_limits.configure(...)")
+        self.scope = scope
+
+
+class WorkerNotFound(QueueError, LookupError):  # noqa: N818 - a public name
+    """No worker with this id is registered: it never was, or it was silent for too long and was reaped."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"no worker {worker_id!r} is registered: register it (again) first")
+        self.worker_id = worker_id
+
+
+class ScheduleNotFound(QueueError, LookupError):  # noqa: N818 - a public name
+    """No schedule has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no schedule {name!r}: add it first with schedules.put(...)")
+        self.name = name
+
+
+class StoreUnavailable(QueueError):  # noqa: N818 - a public name
+    """The store could not serve a call now; the same call may succeed later."""
+
+
+class StoreBusy(StoreUnavailable):
+    """Another writer held the store for too long; nothing was written and trying again is right."""
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no room left; nothing was written."""
+
+
+class StoreClosed(QueueError):  # noqa: N818 - a public name
+    """A store was used before it was opened or after it was closed."""
+
+
+class SchemaError(QueueError):
+    """The tables of a store are missing, damaged, foreign, or newer than this release."""

@@ -1,0 +1,105 @@
+"""What a worker tells a store about leases, as data, so that many can go in one transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from workerctx.queue.codec import encode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workerctx.queue.model import JobError
+
+
+class CompleteLease(msgspec.Struct, frozen=True, gc=False):
+    """The run returned.
+
+    Attributes:
+        lease_id: The lease that holds the job.
+        outputs_json: What it returned, encoded by `encode_json`.
+    """
+
+    lease_id: str
+    outputs_json: bytes = b"null"
+
+    @classmethod
+    def of(cls, lease_id: str, outputs: Any = None) -> CompleteLease:
+        """Encode ``outputs``, any JSON value.
+
+        Raises:
+            InvalidRequest: The outputs are not JSON or too large.
+        """
+        return cls(lease_id, encode_json(outputs, "result"))
+
+
+class FailLease(msgspec.Struct, frozen=True):
+    """The run failed.
+
+    Attributes:
+        lease_id: The lease that holds the job.
+        error: What went wrong.
+        retryable: False makes the job dead at once.
+        delay: Seconds until the next run; None follows the job's retry policy.
+    """
+
+    lease_id: str
+    error: JobError
+    retryable: bool = True
+    delay: float | None = None
+
+
+class ReleaseLease(msgspec.Struct, frozen=True):
+    """The job is given back and can be claimed at once; no attempt is used up."""
+
+    lease_id: str
+
+
+class SnoozeLease(msgspec.Struct, frozen=True):
+    """The job wants to run again ``delay`` seconds from now; no attempt is used up."""
+
+    lease_id: str
+    delay: float
+
+
+class ThrottleLease(msgspec.Struct, frozen=True):
+    """The job met a limit: run it again after ``retry_after`` seconds; no attempt is used up.
+
+    Attributes:
+        lease_id: The lease that holds the job.
+        retry_after: Seconds.
+        scope: A rate limit to drain for that long, in the same transaction.
+    """
+
+    lease_id: str
+    retry_after: float
+    scope: str | None = None
+
+
+Finish: TypeAlias = CompleteLease | FailLease | ReleaseLease | SnoozeLease | ThrottleLease
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is ready to take.
+
+    Attributes:
+        worker_id: Who claims.
+        labels: What the worker offers; a job's required labels must all be among them.
+        lease_ttl: Seconds until the leases expire unless renewed.
+        queues: Which to look into, in this order.
+        kinds: Which kinds it can run; None for all.
+        limit: Largest number of jobs.
+        began: Whether the runs begin at once. False for prefetched jobs: their attempt counts only once a
+            later ``finish_many(..., began=[lease.id])`` says that the run has begun, or when they are
+            completed or failed.
+    """
+
+    worker_id: str
+    labels: Sequence[str] = ()
+    lease_ttl: float = 30.0
+    queues: Sequence[str] = ("default",)
+    kinds: Sequence[str] | None = None
+    limit: int = 1
+    began: bool = True
