@@ -206,3 +206,74 @@ class StoreClosed(QueueError):  # noqa: N818 - a public name
 
 class SchemaError(QueueError):
     """The tables of a store are missing, damaged, foreign, or newer than this release."""
+
+
+# Service ----------------------------------------------------------------------
+
+
+class InvalidHandler(WorkerError, TypeError):  # noqa: N818 - a public name
+    """A function cannot be a handler as it is written; it was not registered."""
+
+
+class InvalidArguments(InvalidRequest, TypeError):
+    """The arguments of a job do not fit its handler's signature; nothing was enqueued."""
+
+
+class RegistryNotOpen(WorkerError):  # noqa: N818 - a public name
+    """A registry's store was needed, and it is not open where the call was made."""
+
+
+class RegistryInUse(WorkerError):  # noqa: N818 - a public name
+    """A registry cannot be changed in this way while it is open, or once it belongs to another one."""
+
+
+class Abort(WorkerError):  # noqa: N818 - a public name
+    """Raise it in a handler to make the job dead at once, whatever attempts are left."""
+
+
+class UndecodablePayload(Abort):
+    """A stored payload does not fit its handler's signature, so the job can never run."""
+
+
+class RetryAfter(WorkerError):  # noqa: N818 - a public name
+    """Raise it in a handler to end this run as failed and choose when the next one is due.
+
+    Attributes:
+        seconds: How long to wait before the next run; the attempt counts.
+    """
+
+    def __init__(self, seconds: float, reason: str = "the handler asked for it") -> None:
+        super().__init__(f"to be run again in {seconds:g} s: {reason}")
+        self.seconds = seconds
+
+
+class Snooze(WorkerError):  # noqa: N818 - a public name
+    """Raise it in a handler to put the job off without using up an attempt.
+
+    Attributes:
+        seconds: How long to wait before the job is due again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"put off for {seconds:g} s")
+        self.seconds = seconds
+
+
+class RunCancelled(WorkerError):  # noqa: N818 - a public name
+    """The run of a job is being cancelled: raised by `JobCtx.cancel.check()`.
+
+    Attributes:
+        reason: Why, such as ``user`` or ``shutdown``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"this run is being cancelled ({reason}): clean up and return or raise")
+        self.reason = reason
+
+
+class HandlerTimeout(WorkerError, TimeoutError):  # noqa: N818 - a public name
+    """A handler ran longer than it may and was cancelled."""
+
+
+class HandlerCrashed(WorkerError):  # noqa: N818 - a public name
+    """A handler left with something that is no ordinary exception; ``__cause__`` is that."""
