@@ -2,11 +2,15 @@
 
 import runpy
 import subprocess
+import tomllib
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 WHEEL = [
@@ -126,6 +130,23 @@ def test_a_block_that_readme_lacks_is_refused(command):
     """Asking for a command that is not there says how many there are."""
     with pytest.raises(SystemExit, match="README has 1 fenced sh blocks, number 2"):
         command("```sh\ntrue\n```\n", 2)
+
+
+def test_the_lock_file_holds_allowed_versions_and_no_addresses():
+    """requirements.lock has a version within bounds of each direct requirement, and names no index and no path."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    lines = [line for line in lock.splitlines() if line and not line.lstrip().startswith("#")]
+    locked = {canonicalize_name(pin.name): pin.specifier for pin in map(Requirement, lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for direct in map(
+        Requirement, chain(project["dependencies"], *project["optional-dependencies"].values())
+    ):
+        if direct.name != project["name"]:
+            (pin,) = locked[canonicalize_name(direct.name)]
+            assert pin.operator == "=="
+            assert pin.version in direct.specifier
+    assert "://" not in lock
+    assert "--" not in "".join(lines)
 
 
 def test_the_build_script_parses():
