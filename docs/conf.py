@@ -11,6 +11,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"workerctx {release}"
 
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 autodoc_default_options = {"members": True, "show-inheritance": True}

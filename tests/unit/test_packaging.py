@@ -133,7 +133,7 @@ def test_a_block_that_readme_lacks_is_refused(command):
 
 
 def test_the_lock_file_holds_allowed_versions_and_no_addresses():
-    """requirements.lock has a version within bounds of each direct requirement, and names no index and no path."""
+    """The lock has an allowed version of each direct requirement, and names no index and no path."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     lines = [line for line in lock.splitlines() if line and not line.lstrip().startswith("#")]
     locked = {canonicalize_name(pin.name): pin.specifier for pin in map(Requirement, lines)}
