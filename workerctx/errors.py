@@ -18,7 +18,7 @@ class WorkerError(Exception):
 # Lifecycle ------------------------------------------------------------------
 
 
-class InvalidTransition(WorkerError):  # noqa: N818 - a public name
+class InvalidTransition(WorkerError):
     """An operation is not legal in the state that the worker is in; the state is unchanged."""
 
     def __init__(self, name: str, state: str, operation: str, remedy: str) -> None:
@@ -29,27 +29,27 @@ class InvalidTransition(WorkerError):  # noqa: N818 - a public name
         self.remedy = remedy
 
 
-class NotAccepting(WorkerError):  # noqa: N818 - a public name
+class NotAccepting(WorkerError):
     """Work was handed to a worker that takes none any more; the coroutine handed over was closed."""
 
 
-class WorkerFailed(WorkerError):  # noqa: N818 - a public name
+class WorkerFailed(WorkerError):
     """The worker's infrastructure failed; ``__cause__`` is the failure itself."""
 
 
-class TaskCancelled(WorkerError):  # noqa: N818 - a public name
+class TaskCancelled(WorkerError):
     """A spawned task was cancelled before it had a result."""
 
 
-class SelfAwait(WorkerError):  # noqa: N818 - a public name
+class SelfAwait(WorkerError):
     """A task or listener of a worker awaited that worker, which would wait for itself for ever."""
 
 
-class MissingData(WorkerError):  # noqa: N818 - a public name
+class MissingData(WorkerError):
     """A request carries no value of the type that was asked for."""
 
 
-class MonitorFailed(WorkerError):  # noqa: N818 - a public name
+class MonitorFailed(WorkerError):
     """At least one service of a monitor failed for good.
 
     Attributes:
@@ -68,7 +68,7 @@ class QueueError(WorkerError):
     """Base of everything that a queue or store raises."""
 
 
-class InvalidRequest(QueueError, ValueError):  # noqa: N818 - a public name
+class InvalidRequest(QueueError, ValueError):
     """Input was refused before anything was written."""
 
 
@@ -76,7 +76,7 @@ class UnknownBackend(InvalidRequest):
     """No store is installed for the scheme of a URL."""
 
 
-class JobNotFound(QueueError, LookupError):  # noqa: N818 - a public name
+class JobNotFound(QueueError, LookupError):
     """No job has this id in this namespace: it was never enqueued, or it was deleted or pruned."""
 
     def __init__(self, job_id: str) -> None:
@@ -84,7 +84,7 @@ class JobNotFound(QueueError, LookupError):  # noqa: N818 - a public name
         self.job_id = job_id
 
 
-class WrongState(QueueError):  # noqa: N818 - a public name
+class WrongState(QueueError):
     """A job is in a state in which the operation makes no sense; nothing was changed."""
 
     def __init__(self, job_id: str, state: str, operation: str, remedy: str) -> None:
@@ -94,7 +94,7 @@ class WrongState(QueueError):  # noqa: N818 - a public name
         self.operation = operation
 
 
-class UniqueKeyTaken(QueueError):  # noqa: N818 - a public name
+class UniqueKeyTaken(QueueError):
     """A job cannot be put back because another active job has its unique key."""
 
     def __init__(self, job_id: str, unique_key: str, holder: str) -> None:
@@ -107,7 +107,7 @@ class UniqueKeyTaken(QueueError):  # noqa: N818 - a public name
         self.holder = holder
 
 
-class LeaseLost(QueueError):  # noqa: N818 - a public name
+class LeaseLost(QueueError):
     """A lease no longer holds its job, so a finish or renewal changed nothing; stop working on the job."""
 
     def __init__(self, lease_id: str, because: str = "it was finished, reaped or never granted") -> None:
@@ -122,7 +122,7 @@ class LeaseExpired(LeaseLost):
         super().__init__(lease_id, "it expired; renew it earlier or claim with a longer lease_ttl")
 
 
-class JobFailed(QueueError):  # noqa: N818 - a public name
+class JobFailed(QueueError):
     """The job whose result was asked for is dead.
 
     Attributes:
@@ -136,7 +136,7 @@ class JobFailed(QueueError):  # noqa: N818 - a public name
         self.error = error
 
 
-class JobCancelled(QueueError):  # noqa: N818 - a public name
+class JobCancelled(QueueError):
     """The job whose result was asked for was cancelled.
 
     Attributes:
@@ -150,7 +150,7 @@ class JobCancelled(QueueError):  # noqa: N818 - a public name
         self.reason = reason
 
 
-class Throttled(WorkerError):  # noqa: N818 - a public name
+class Throttled(WorkerError):
     """A rate limit is used up: what `acquire` hands back, and what a handler raises to be run again later.
 
     Attributes:
@@ -164,7 +164,7 @@ class Throttled(WorkerError):  # noqa: N818 - a public name
         self.scope = scope
 
 
-class UnknownScope(QueueError, LookupError):  # noqa: N818 - a public name
+class UnknownScope(QueueError, LookupError):
     """A rate limit was used that nobody configured."""
 
     def __init__(self, scope: str) -> None:
@@ -172,7 +172,7 @@ class UnknownScope(QueueError, LookupError):  # noqa: N818 - a public name
         self.scope = scope
 
 
-class WorkerNotFound(QueueError, LookupError):  # noqa: N818 - a public name
+class WorkerNotFound(QueueError, LookupError):
     """No worker with this id is registered: it never was, or it was silent for too long and was reaped."""
 
     def __init__(self, worker_id: str) -> None:
@@ -180,7 +180,7 @@ class WorkerNotFound(QueueError, LookupError):  # noqa: N818 - a public name
         self.worker_id = worker_id
 
 
-class ScheduleNotFound(QueueError, LookupError):  # noqa: N818 - a public name
+class ScheduleNotFound(QueueError, LookupError):
     """No schedule has this name."""
 
     def __init__(self, name: str) -> None:
@@ -188,7 +188,7 @@ class ScheduleNotFound(QueueError, LookupError):  # noqa: N818 - a public name
         self.name = name
 
 
-class StoreUnavailable(QueueError):  # noqa: N818 - a public name
+class StoreUnavailable(QueueError):
     """The store could not serve a call now; the same call may succeed later."""
 
 
@@ -200,7 +200,7 @@ class StoreFull(StoreUnavailable):
     """The store has no room left; nothing was written."""
 
 
-class StoreClosed(QueueError):  # noqa: N818 - a public name
+class StoreClosed(QueueError):
     """A store was used before it was opened or after it was closed."""
 
 
@@ -211,7 +211,7 @@ class SchemaError(QueueError):
 # Service ----------------------------------------------------------------------
 
 
-class InvalidHandler(WorkerError, TypeError):  # noqa: N818 - a public name
+class InvalidHandler(WorkerError, TypeError):
     """A function cannot be a handler as it is written; it was not registered."""
 
 
@@ -219,15 +219,15 @@ class InvalidArguments(InvalidRequest, TypeError):
     """The arguments of a job do not fit its handler's signature; nothing was enqueued."""
 
 
-class RegistryNotOpen(WorkerError):  # noqa: N818 - a public name
+class RegistryNotOpen(WorkerError):
     """A registry's store was needed, and it is not open where the call was made."""
 
 
-class RegistryInUse(WorkerError):  # noqa: N818 - a public name
+class RegistryInUse(WorkerError):
     """A registry cannot be changed in this way while it is open, or once it belongs to another one."""
 
 
-class Abort(WorkerError):  # noqa: N818 - a public name
+class Abort(WorkerError):
     """Raise it in a handler to make the job dead at once, whatever attempts are left."""
 
 
@@ -235,7 +235,7 @@ class UndecodablePayload(Abort):
     """A stored payload does not fit its handler's signature, so the job can never run."""
 
 
-class RetryAfter(WorkerError):  # noqa: N818 - a public name
+class RetryAfter(WorkerError):
     """Raise it in a handler to end this run as failed and choose when the next one is due.
 
     Attributes:
@@ -247,7 +247,7 @@ class RetryAfter(WorkerError):  # noqa: N818 - a public name
         self.seconds = seconds
 
 
-class Snooze(WorkerError):  # noqa: N818 - a public name
+class Snooze(WorkerError):
     """Raise it in a handler to put the job off without using up an attempt.
 
     Attributes:
@@ -259,7 +259,7 @@ class Snooze(WorkerError):  # noqa: N818 - a public name
         self.seconds = seconds
 
 
-class RunCancelled(WorkerError):  # noqa: N818 - a public name
+class RunCancelled(WorkerError):
     """The run of a job is being cancelled: raised by `JobCtx.cancel.check()`.
 
     Attributes:
@@ -271,9 +271,9 @@ class RunCancelled(WorkerError):  # noqa: N818 - a public name
         self.reason = reason
 
 
-class HandlerTimeout(WorkerError, TimeoutError):  # noqa: N818 - a public name
+class HandlerTimeout(WorkerError, TimeoutError):
     """A handler ran longer than it may and was cancelled."""
 
 
-class HandlerCrashed(WorkerError):  # noqa: N818 - a public name
+class HandlerCrashed(WorkerError):
     """A handler left with something that is no ordinary exception; ``__cause__`` is that."""

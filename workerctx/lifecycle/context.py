@@ -1,0 +1,442 @@
+"""`WorkerContext`: one worker, as its users see it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+import weakref
+from datetime import timedelta
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+from anyio import AsyncContextManagerMixin
+
+from workerctx.errors import NotAccepting, SelfAwait
+from workerctx.lifecycle import forks, signals
+from workerctx.lifecycle.events import Custom, Event
+from workerctx.lifecycle.home import Home
+from workerctx.lifecycle.host import Host, failure_of
+from workerctx.lifecycle.pulling import UntilStopped
+from workerctx.lifecycle.shell import OnChildFailure, Shell
+from workerctx.lifecycle.signals import TRANSITION_SIGNALS, Listener, Mailbox, Outbox, is_async, worker_event
+from workerctx.lifecycle.spawned import SpawnedTask, SpawnedWork, coroutine_of, run
+from workerctx.lifecycle.state import Machine, WorkerState
+from workerctx.lifecycle.tracked import RUN_OF_TRACKED, Tracked, close_awaitable, label_of
+from workerctx.lifecycle.view import WorkerView
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
+    from contextlib import AbstractAsyncContextManager
+
+    from workerctx.lifecycle.shutdown import Shutdown
+    from workerctx.lifecycle.signals import ListenerFunction
+
+T = TypeVar("T")
+
+_RUNNING = WorkerState.RUNNING
+_COROUTINE: type[object] = CoroutineType
+OWN_GRACE: Final = -1.0
+"""Where a grace is given: the one that the worker was made with."""
+
+
+class DataByType(Protocol):
+    """Looks values up by their type."""
+
+    def require(self, kind: type[T], /) -> T:
+        """Return the value of this type, or raise `MissingData`."""
+        ...
+
+
+class CarriesData(Protocol):
+    """A request whose `data` maps types to values."""
+
+    @property
+    def data(self) -> DataByType:
+        """The request's values by type."""
+        ...
+
+
+class WorkerContext(WorkerView, AsyncContextManagerMixin):
+    """An awaitable worker: it counts tasks, holds new ones back while paused, drains on stop, tells its listeners.
+
+    ``async with ctx`` hosts it: it starts, and leaving the block stops it and waits until everything it accepted has
+    ended, at the latest until the deadline, when it cancels what it owns. `start` alone gives an unhosted context: it
+    tracks, waits and tells sync listeners, but owns no tasks. ``await ctx`` waits for the end of its life.
+
+    Args:
+        name: for people and logs.
+        grace: seconds, or a timedelta, that a stop lets accepted work go on; 0 cancels at once, None waits for ever.
+        max_tasks: how many tasks may be in before `until_stopped` stops pulling; None for no limit.
+        service: what the worker serves, for people and logs.
+        shutdown: a token that stops this worker when it is set.
+
+    Raises:
+        ValueError: a negative `grace`, or a `max_tasks` below 1.
+
+    Threads: every sync method but `track`, `spawn` and `child` may be called from any thread, from another event loop
+        and from a signal handler. Listeners run on the worker's own loop: that of `start` or ``async with``.
+    """
+
+    def __init__(
+        self,
+        name: str = "worker",
+        *,
+        grace: float | timedelta | None = 30.0,
+        max_tasks: int | None = None,
+        service: str | None = None,
+        shutdown: Shutdown | None = None,
+    ) -> None:
+        if max_tasks is not None and max_tasks < 1:
+            raise ValueError(f"max_tasks must be at least 1, not {max_tasks}: leave it out for no limit")
+        this: weakref.ref[WorkerContext] = weakref.ref(self)
+
+        def crashed(error: BaseException) -> None:
+            context = this()
+            if context is not None:
+                context.fail(error)
+
+        outbox = Outbox(this, crashed)
+        super().__init__(Shell(Machine(name), outbox, grace=_seconds(grace), max_tasks=max_tasks), service)
+        self._shutdown = shutdown
+        forks.remember(self._shell)
+        if shutdown is not None:
+            shutdown.attach(self)
+
+    @classmethod
+    def from_request(cls, request: CarriesData) -> Self:
+        """Return the worker that a request carries in its typed data.
+
+        Raises:
+            MissingData: it carries none.
+        """
+        return request.data.require(cls)
+
+    # Transitions
+
+    def start(self) -> None:
+        """Begin to run, unhosted; ``async with`` does it by itself.
+
+        Raises:
+            InvalidTransition: it is not pending, or it has async listeners, which need a host.
+        """
+        if self._shell.host is None and any(listener.mailbox for listener in self._shell.outbox.listeners):
+            raise self._shell.machine.refuse("start", "it has async listeners, so enter it: async with ctx")
+        self._shell.start()
+
+    def pause(self, reason: str | None = None) -> None:
+        """Hold back accepted work that has not begun; what runs goes on.
+
+        Raises:
+            InvalidTransition: it is not running.
+        """
+        self._shell.pause(reason)
+
+    def resume(self) -> None:
+        """Let work begin again.
+
+        Raises:
+            InvalidTransition: it is not paused.
+        """
+        self._shell.resume()
+
+    def stop(self, reason: str | None = None, *, grace: float | timedelta | None = OWN_GRACE) -> bool:
+        """Take no more work and let the accepted work end, until the deadline.
+
+        Never blocks and never fails; on a stopped worker it can only shorten the deadline.
+
+        Args:
+            reason: for people and logs; the first one is kept.
+            grace: seconds, or a timedelta, until the deadline instead of the worker's own; 0 cancels at once, None
+                waits for ever.
+
+        Returns:
+            Whether this call stopped the worker.
+        """
+        return self._shell.stop_within(reason, self._shell.grace if grace == OWN_GRACE else _seconds(grace))
+
+    def fail(self, error: BaseException) -> bool:
+        """Stop because the worker's infrastructure failed: what it owns is cancelled, waiters raise `WorkerFailed`.
+
+        Returns:
+            Whether this is the failure that counts; a later one is logged.
+        """
+        return self._shell.fail(error)
+
+    def stop_when_idle(self) -> None:
+        """Stop as soon as no task is in; until then new work is accepted."""
+        self._shell.stop_when_idle()
+
+    # Work
+
+    def track(self, awaitable: Awaitable[T]) -> Tracked[T]:
+        """Count a coroutine, future or other awaitable until it ends; await what this returns.
+
+        Accepted from the start; while the worker is pending or paused it is held before it begins.
+
+        Raises:
+            NotAccepting: the worker is stopped; a coroutine is closed.
+            TypeError: not an awaitable.
+
+        Threads: the worker's event loop only.
+        """
+        shell = self._shell
+        now = shell.machine.tip
+        if now.following or now.state is not _RUNNING or type(awaitable) is not _COROUTINE:
+            self._admit(awaitable)
+        ledger = shell.ledger
+        ledger.entered += 1
+        return Tracked(ledger, awaitable)
+
+    def spawn(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        *args: object,
+        name: str | None = None,
+        essential: bool = False,
+    ) -> SpawnedTask[T]:
+        """Run ``func(*args)`` as a task of the worker's own: tracked, named, cancelled at the deadline.
+
+        If it raises, that is an `Error` event, is logged, and is raised to whoever awaits the handle.
+
+        Args:
+            func: an async function.
+            args: its positional arguments.
+            name: for people and logs; the function's name by default.
+            essential: whether its failure fails the worker.
+
+        Raises:
+            InvalidTransition: the worker is not hosted.
+            NotAccepting: the worker is stopped.
+            TypeError: `func` is not an async function.
+
+        Threads: the worker's event loop only.
+        """
+        shell = self._shell
+        host = shell.host
+        if host is None or shell.machine.snapshot.stopping:
+            close_awaitable(func)
+            raise self._refusal("spawn in", label_of(func))
+        work = coroutine_of(func, args)
+        task: SpawnedTask[T] = SpawnedTask(name or label_of(func), essential=essential)
+        shell.ledger.entered += 1
+        counted = SpawnedWork(shell.ledger, work, task, shell.spawned)
+        task.attach(host.work.create_task(run(task, counted, shell.fail), name=task.name))
+        return task
+
+    def child(
+        self,
+        name: str,
+        *,
+        grace: float | timedelta | None = OWN_GRACE,
+        max_tasks: int | None = None,
+        service: str | None = None,
+        on_failure: OnChildFailure = "forward",
+    ) -> WorkerContext:
+        """Make a worker that stops when this one stops and that this one waits for; enter or start it yourself.
+
+        Args:
+            name: for people and logs.
+            grace: seconds, or a timedelta; this worker's own by default. An earlier deadline of the parent counts.
+            max_tasks: as for `WorkerContext`.
+            service: as for `WorkerContext`.
+            on_failure: ``forward``: the child's failure fails the parent; ``contain``: the parent reports it as an
+                `Error` event.
+
+        Raises:
+            InvalidTransition: this worker is not hosted. The child of a stopped worker is made, and is stopped.
+
+        Threads: the worker's event loop only.
+        """
+        shell = self._shell
+        if shell.host is None:
+            raise self._refusal("make a child of", name)
+        made = WorkerContext(
+            name, grace=shell.grace if grace == OWN_GRACE else grace, max_tasks=max_tasks, service=service
+        )
+        made._shell.parent = shell
+        made._shell.on_failure = on_failure
+        shell.children[made._shell] = None
+        now = shell.machine.snapshot
+        if now.stopping:
+            made._shell.stop(now.reason, now.deadline)
+        return made
+
+    # Listeners
+
+    def wrap_listener(self, function: ListenerFunction) -> Listener:
+        """Put a listener ``f(ctx, event)`` in front of all others; it hears every event and cannot suppress one."""
+        return self._listen(function, (), in_front=True)
+
+    def listen(self, function: ListenerFunction, *event_types: type[Event]) -> Listener:
+        """Append a listener ``f(ctx, event)``, plain or async, for these types of events, or for all.
+
+        Returns:
+            A handle that disconnects it; a strong reference is kept until then.
+
+        Raises:
+            InvalidTransition: an async listener on a worker that runs unhosted.
+        """
+        return self._listen(function, event_types, in_front=False)
+
+    def emit(self, value: object) -> None:
+        """Tell the listeners: an `Event` as it is, anything else as ``Custom(value)``."""
+        outbox = self._shell.outbox
+        if not (outbox.listeners or worker_event.receivers or type(value) in TRANSITION_SIGNALS):
+            return
+        event = value if isinstance(value, Event) else Custom(sequence=self._shell.ledger.sequence, value=value)
+        if outbox.audience(type(event)):
+            outbox.put(lambda: (event,))
+            outbox.flush()
+
+    # Waiting
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait until the worker is stopped and all its tasks have ended.
+
+        Raises:
+            WorkerFailed: its infrastructure failed.
+            SelfAwait: one of its own tasks or listeners awaits it.
+
+        Cancellation: never touches the worker.
+        """
+        if self._is_waiting_for_itself():
+            raise SelfAwait(
+                f"a task or listener of worker {self.name!r} awaits that worker, which would wait for itself for ever:"
+                " await it from outside, or wait_stopping() instead"
+            )
+        return self._wait_finished().__await__()
+
+    async def wait_started(self) -> None:
+        """Return once the worker was started, or stopped without a start.
+
+        Cancellation: never touches the worker.
+        """
+        await self._shell.started.wait()
+
+    async def wait_stopping(self) -> None:
+        """Return once a stop was asked for.
+
+        Cancellation: never touches the worker.
+        """
+        await self._shell.stopping.wait()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Sleep, but no longer than until a stop is asked for.
+
+        Returns:
+            Whether it slept in full.
+        """
+        with anyio.move_on_after(seconds):
+            await self._shell.stopping.wait()
+            return False
+        return True
+
+    def until_stopped(self, source: AsyncIterable[T]) -> UntilStopped[T]:
+        """Iterate over `source` until a stop is asked for.
+
+        Nothing is pulled while the worker is paused or `max_tasks` are in. At stop the pending pull is cancelled, so
+        the source must not lose an item when that happens.
+        """
+        return UntilStopped(self._shell.ledger, self._shell.stopping, source)
+
+    # Readiness
+
+    def mark_unready(self, reason: str) -> None:
+        """Make `is_ready` false although the worker runs; `reason` is what probes will say."""
+        self._unready = reason
+
+    def mark_ready(self) -> None:
+        """Undo `mark_unready`."""
+        self._unready = None
+
+    # Inside
+
+    def __asynccontextmanager__(self) -> AbstractAsyncContextManager[Self]:
+        shell = self._shell
+        if shell.host is not None or shell.machine.snapshot.stopping:
+            raise shell.machine.refuse("enter")
+        here = Home(anyio.lowlevel.current_token().native_token)
+        if shell.outbox.home is not None and shell.outbox.home.native is not here.native:
+            raise shell.machine.refuse("enter", "it was started on another event loop, so enter it there")
+        shell.outbox.home = here
+        shell.host = Host(self, shell)
+        return shell.host.run()  # type: ignore[return-value]
+
+    async def _wait_finished(self) -> None:
+        shell = self._shell
+        if shell.released:
+            await anyio.lowlevel.checkpoint()
+        await shell.wait_quiet(shell.finished)
+        failed = failure_of(shell)
+        if failed is not None:
+            raise failed
+
+    def _admit(self, awaitable: object) -> None:
+        if self._shell.machine.snapshot.stopping:
+            label = label_of(awaitable)
+            close_awaitable(awaitable)
+            raise self._not_accepting(label)
+        if not hasattr(awaitable, "__await__"):
+            raise TypeError(f"track() takes a coroutine or another awaitable, not {awaitable!r}: call the function")
+
+    def _refusal(self, operation: str, label: str) -> Exception:
+        if self._shell.machine.snapshot.stopping:
+            return self._not_accepting(label)
+        return self._shell.machine.refuse(operation, "it has no task group yet, so enter it: async with ctx")
+
+    def _not_accepting(self, label: str) -> NotAccepting:
+        now = self._shell.machine.snapshot
+        because = f" ({now.reason})" if now.reason else ""
+        return NotAccepting(
+            f"worker {self.name!r} takes no more work, it is {'finished' if now.finished else 'stopping'}{because}:"
+            f" {label} was not run, hand it to another worker"
+        )
+
+    def _listen(self, function: ListenerFunction, event_types: tuple[type[Event], ...], *, in_front: bool) -> Listener:
+        shell = self._shell
+        asynchronous = is_async(function)
+        if asynchronous and shell.host is None and shell.machine.snapshot.started:
+            raise shell.machine.refuse("add an async listener to", "it has no task group, so enter it: async with ctx")
+        listener = Listener(function, event_types, shell.outbox, Mailbox() if asynchronous else None)
+        shell.outbox.add(listener, in_front=in_front)
+        host = shell.host
+        if asynchronous and host is not None and shell.outbox.home is not None:
+            if shell.outbox.home.is_here():
+                host.listen(listener)
+            else:
+                shell.outbox.home.post(lambda: host.listen(listener))
+        return listener
+
+    def _is_waiting_for_itself(self) -> bool:
+        frame = inspect.currentframe()
+        while frame is not None:
+            if frame.f_code is RUN_OF_TRACKED:
+                if frame.f_locals["self"].ledger is self._shell.ledger:
+                    return True
+            elif frame.f_code is signals.serve.__code__ and frame.f_locals["context"] is self:
+                return True
+            frame = frame.f_back
+        return False
+
+    def __del__(self) -> None:
+        shell: Shell | None = getattr(self, "_shell", None)
+        if shell is None or sys.is_finalizing():
+            return
+        now = shell.machine.snapshot
+        if now.started and not now.finished:
+            warnings.warn(
+                f"worker {self.name!r} was dropped while {now.state.value}: stop it and await it, or use async with",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+
+def _seconds(grace: float | timedelta | None) -> float | None:
+    seconds = grace.total_seconds() if isinstance(grace, timedelta) else grace
+    if seconds is not None and not seconds >= 0:
+        raise ValueError(f"grace must be 0 or more seconds, or None for no limit, not {grace!r}")
+    return seconds

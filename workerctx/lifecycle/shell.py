@@ -1,0 +1,272 @@
+"""The shell around the machine: performs what transitions ask for, and sees a drain through to its end.
+
+Everything that decides about the end of a worker's life happens in `settle`, on the worker's own loop; calls from
+elsewhere change the machine and post `settle` there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from attrs import define, field
+
+from workerctx.lifecycle import events
+from workerctx.lifecycle.home import Home
+from workerctx.lifecycle.latch import Latch
+from workerctx.lifecycle.ledger import Ledger
+from workerctx.lifecycle.overdue import report_overdue
+from workerctx.lifecycle.state import Change, Effect, Machine, Outcome, Snapshot, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from workerctx.lifecycle.host import Host
+    from workerctx.lifecycle.signals import Outbox
+    from workerctx.lifecycle.spawned import SpawnedTask
+
+_log = logging.getLogger("workerctx")
+
+OnChildFailure = Literal["forward", "contain"]
+
+
+@define(eq=False)
+class Shell:
+    """One worker's inner life; `WorkerContext` is the face that it shows.
+
+    Threads: the transitions may be called from any thread and from a signal handler.
+    """
+
+    machine: Machine
+    outbox: Outbox
+    grace: float | None
+    """Seconds that a stop lets accepted work go on; None for ever."""
+    max_tasks: int | None
+    parent: Shell | None = None
+    on_failure: OnChildFailure = "forward"
+    """Whether the parent fails with this worker or only hears of it."""
+    ledger: Ledger = field(init=False)
+    host: Host | None = field(default=None, init=False)
+    children: dict[Shell, None] = field(factory=dict["Shell", None], init=False)
+    """Children that have not finished, in the order in which they started."""
+    spawned: dict[SpawnedTask[Any], None] = field(factory=dict["SpawnedTask[Any]", None], init=False)
+    deadline: float = field(default=math.inf, init=False)
+    """When the drain ends, in seconds of the loop's clock."""
+    overdue: bool = field(default=False, init=False)
+    """Whether the deadline passed before the work had ended."""
+    released: bool = field(default=False, init=False)
+    """Whether those who wait for the end may go on."""
+    started: Latch = field(init=False)
+    stopping: Latch = field(init=False)
+    quiet: Latch = field(init=False)
+    finished: Latch = field(init=False)
+    _idle_stop: bool = field(default=False, init=False)
+    _draining: bool = field(default=False, init=False)
+    _reported: bool = field(default=False, init=False)
+    _told: Snapshot = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        machine = self.machine
+        self._told = machine.snapshot
+        self.ledger = Ledger(machine, self.outbox, self._look, self.max_tasks)
+        self.started = Latch(lambda: machine.snapshot.started or machine.snapshot.stopping)
+        self.stopping = Latch(lambda: machine.snapshot.stopping)
+        self.quiet = Latch(lambda: self.is_quiet)
+        self.finished = Latch(lambda: self.released)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no task and no child is in."""
+        return not self.ledger.count and not self.children
+
+    def start(self) -> None:
+        """PENDING to RUNNING, with this event loop as home."""
+        step = self.machine.start(time.monotonic())
+        if self.outbox.home is None:
+            self.outbox.home = Home.current()
+        if self.parent is not None and self in self.parent.children:
+            del self.parent.children[self]
+            self.parent.children[self] = None
+        self._perform(step)
+
+    def pause(self, reason: str | None) -> None:
+        """RUNNING to PAUSED."""
+        self._perform(self.machine.pause(time.monotonic(), reason))
+
+    def resume(self) -> None:
+        """PAUSED to RUNNING."""
+        self._perform(self.machine.resume(time.monotonic()))
+
+    def stop(self, reason: str | None, deadline: float | None, failure: BaseException | None = None) -> bool:
+        """Any state to STOPPED; True if this call did it. `deadline` is in `time.monotonic()` seconds."""
+        step = self.machine.stop(time.monotonic(), reason, deadline, failure)
+        if step.snapshot is None:
+            return False
+        self._perform(step)
+        for child in reversed(list(self.children)):
+            child.stop(reason, deadline)
+        return step.snapshot.change is Change.STOP
+
+    def stop_within(self, reason: str | None, grace: float | None) -> bool:
+        """Stop, with a deadline `grace` seconds from now; None for no deadline."""
+        return self.stop(reason, None if grace is None else time.monotonic() + grace)
+
+    def fail(self, error: BaseException) -> bool:
+        """Stop because the infrastructure failed, cancelling what is owned at once; True if this failure counts."""
+        if self.machine.snapshot.failure is error:
+            return False
+        self.stop(f"failed: {error!r}", time.monotonic(), error)
+        if self.machine.snapshot.failure is not error:
+            _log.error("worker %r had failed or finished before this failure", self.machine.name, exc_info=error)
+            return False
+        if self.parent is not None:
+            self._tell_parent(self.parent, error)
+        return True
+
+    def stop_when_idle(self) -> None:
+        """Stop as soon as no task is in."""
+        self._idle_stop = True
+        self._look()
+
+    async def wait_quiet(self, latch: Latch) -> None:
+        """Wait on `quiet` or `finished`; whoever waits also sees to it that an overdue drain is reported."""
+        while not latch.holds():
+            with anyio.CancelScope(deadline=math.inf if self._reported else self.deadline):
+                await latch.wait()
+            self._note_overdue()
+
+    def settle(self) -> None:
+        """See how far the drain is and take the next step of it.
+
+        Threads: on the home loop, or anywhere once that is gone.
+        """
+        self.ledger.attentive = True
+        now = self.machine.snapshot
+        if not now.stopping:
+            if self._idle_stop and self.is_quiet:
+                self.stop_within("idle", self.grace)
+            elif not self._idle_stop:
+                self.ledger.attentive = bool(self.ledger.room.waiting)
+            return
+        self._bound(now)
+        if not self.is_quiet:
+            self._draining = True
+            return
+        self.quiet.wake()
+        if self.host is None:
+            self.overdue |= self._draining and Home.current() is not None and anyio.current_time() >= self.deadline
+            self.finish()
+            self.release()
+
+    def _note_overdue(self) -> None:
+        """Report work that goes on beyond the deadline, once; it belongs to its callers, so nobody cancels it."""
+        if not self._reported and not self.is_quiet and anyio.current_time() >= self.deadline:
+            self.overdue = self._reported = True
+            report_overdue(self)
+
+    def finish(self) -> None:
+        """End the worker's life: nothing of it runs any more."""
+        self._perform(self.machine.finish(time.monotonic(), overdue=self.overdue))
+
+    def release(self) -> None:
+        """Let everybody go on who waits for the end."""
+        if self.machine.snapshot.finished and not self.released:
+            self.released = True
+            self.finished.wake()
+            if self.parent is not None:
+                self.parent.children.pop(self, None)
+                self.parent._look()  # noqa: SLF001 - its own kind
+
+    def abandon(self) -> None:
+        """Stop for good without a word: after a fork this is the child process's copy."""
+        for latch in (
+            self.started,
+            self.stopping,
+            self.quiet,
+            self.finished,
+            self.ledger.gate,
+            self.ledger.room,
+        ):
+            latch.forget()
+        if self.machine.snapshot.started:
+            self.outbox.silence()
+            self.machine.stop(time.monotonic(), "the process forked", None)
+            self.machine.finish(time.monotonic(), overdue=not self.is_quiet)
+            self.released = True
+
+    def _tell_parent(self, parent: Shell, error: BaseException) -> None:
+        if self.on_failure == "forward":
+            parent.fail(error)
+            return
+        _log.error("child %r of worker %r failed", self.machine.name, parent.machine.name, exc_info=error)
+        if parent.outbox.audience(events.Error):
+            parent.outbox.put(lambda: (events.Error(name=self.machine.name, seconds=0.0, error=error),))
+            parent.outbox.flush()
+
+    def _look(self) -> None:
+        """Have `settle` called on the home loop, or here if there is none."""
+        home = self.outbox.home
+        if home is None or not home.post(self._settle_posted):
+            self.settle()
+
+    def _settle_posted(self) -> None:
+        try:
+            self.settle()
+        except BaseException as exc:  # noqa: BLE001 - a callback of the loop has nobody to raise to
+            self.fail(exc)
+
+    def _bound(self, now: Snapshot) -> None:
+        if now.deadline is None or Home.current() is None:
+            return
+        # Counted from the call, not from now: the loop may have been busy since.
+        left = max(0.0, now.deadline - time.monotonic())
+        self.deadline = min(self.deadline, anyio.current_time() + left)
+        if self.host is not None:
+            self.host.bound(self.deadline)
+
+    def _perform(self, step: Step) -> None:
+        made = step.snapshot
+        if made is None:
+            return
+        if Effect.ANNOUNCE in step.effects:
+            self.outbox.put(lambda: self._transitions_until(made.sequence))
+        if Effect.WAKE in step.effects:
+            for latch in (self.ledger.gate, self.started, self.stopping, self.ledger.room):
+                latch.wake()
+        if Effect.FINISH in step.effects:
+            self._perform(self.machine.finish(time.monotonic()))
+            self.release()
+        if Effect.BOUND in step.effects:
+            self._look()
+        if Effect.ANNOUNCE in step.effects:
+            self.outbox.flush()
+
+    def _transitions_until(self, sequence: int) -> Iterator[events.Event]:
+        # The machine's own history is the queue: exactly once, in transition order, whoever gets here first.
+        while self._told.sequence < sequence:
+            self._told = self._told.following["next"]
+            event = event_of(self._told, self.outbox)
+            if event is not None:
+                yield event
+
+
+def event_of(made: Snapshot, outbox: Outbox) -> events.Event | None:
+    """Make the event of a transition; None if nobody listens or it was none."""
+    facts: dict[str, Any] = {"sequence": made.sequence, "at": made.at}
+    match made.change:
+        case Change.START if outbox.audience(events.Start):
+            return events.Start(**facts)
+        case Change.PAUSE if outbox.audience(events.Pause):
+            return events.Pause(**facts, reason=made.reason)
+        case Change.RESUME if outbox.audience(events.Resume):
+            return events.Resume(**facts)
+        case Change.STOP if outbox.audience(events.Stop):
+            return events.Stop(**facts, reason=made.reason, error=made.failure)
+        case Change.EXIT if outbox.audience(events.Exit):
+            outcome = made.outcome or Outcome.CLEAN
+            return events.Exit(**facts, outcome=outcome, reason=made.reason, error=made.failure)
+        case _:
+            return None

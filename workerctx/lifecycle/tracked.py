@@ -1,0 +1,149 @@
+"""Counting a coroutine while it runs, at nearly no cost.
+
+A `Tracked` is an awaitable that is on its worker's count from `track()` on and leaves it exactly once: on return,
+exception, cancellation, `close()` or garbage collection. It has no task, no cancel scope and no checkpoint of its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Awaitable, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+
+from workerctx.lifecycle.events import Error, Success
+from workerctx.lifecycle.signals import worker_event
+from workerctx.lifecycle.state import WorkerState
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from workerctx.lifecycle.ledger import Ledger
+
+T_co = TypeVar("T_co", covariant=True)
+
+_RUNNING = WorkerState.RUNNING
+
+
+class Tracked(Awaitable[T_co], Generic[T_co]):
+    """An awaitable whose run a worker counts; made by `WorkerContext.track`.
+
+    Awaiting it awaits what it wraps: result, exception, traceback and context variables pass through untouched. It can
+    be awaited once. While the worker is pending or paused, awaiting it waits at the gate before the work begins.
+
+    Cancellation: passes through; the count falls when the wrapped awaitable has unwound.
+    Threads: for the worker's event loop only.
+    """
+
+    __slots__ = ("_begun", "_inner", "_ledger")
+
+    def __init__(self, ledger: Ledger, inner: Awaitable[T_co]) -> None:
+        self._ledger = ledger
+        self._inner = inner
+        self._begun = False
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        """Run the wrapped awaitable.
+
+        Raises:
+            RuntimeError: it was awaited or closed before.
+            NotAccepting: the worker was stopped before it started; the wrapped coroutine is closed.
+        """
+        if self._begun:
+            raise RuntimeError(f"{self!r} was awaited or closed already: track a new coroutine for each run")
+        self._begun = True
+        ledger = self._ledger
+        now = ledger.machine.tip
+        try:
+            if now.following or now.state is not _RUNNING:
+                yield from self._pass_gate()
+            if ledger.outbox.listeners or worker_event.receivers:
+                result = yield from self._observed()
+            else:
+                result = yield from self._inner.__await__()
+        except GeneratorExit:
+            ledger.drop()  # not `left`: the garbage collector may be doing this in another thread
+            raise
+        except BaseException:
+            ledger.left += 1
+            if ledger.attentive:
+                ledger.leave()
+            raise
+        ledger.left += 1
+        if ledger.attentive:
+            ledger.leave()
+        return result
+
+    def close(self) -> None:
+        """Give the work up before it began: it leaves the count and the wrapped coroutine is closed.
+
+        Harmless when repeated or when the work has begun.
+        """
+        if not self._begun:
+            self._begun = True
+            close_awaitable(self._inner)
+            self._ledger.drop()
+
+    def __del__(self) -> None:
+        if not self._begun:
+            message = f"{self!r} was never awaited; its coroutine was closed and has left the count"
+            self.close()
+            warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
+
+    def __repr__(self) -> str:
+        return f"<Tracked {self.label} by {self._ledger.machine.name!r}>"
+
+    @property
+    def label(self) -> str:
+        """The name under which the work is reported."""
+        return label_of(self._inner)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The count that it is on."""
+        return self._ledger
+
+    @property
+    def running(self) -> bool:
+        """Whether it was awaited or closed."""
+        return self._begun
+
+    def _pass_gate(self) -> Generator[Any, Any, None]:
+        try:
+            yield from self._ledger.pass_gate(self.label).__await__()
+        except BaseException:
+            close_awaitable(self._inner)
+            raise
+
+    def _observed(self) -> Generator[Any, Any, T_co]:
+        outbox = self._ledger.outbox
+        began = anyio.current_time()
+        try:
+            result = yield from self._inner.__await__()
+        except Exception as exc:
+            seconds = anyio.current_time() - began
+            if outbox.audience(Error):
+                outbox.send(Error(sequence=self._ledger.sequence, name=self.label, seconds=seconds, error=exc))
+            raise
+        seconds = anyio.current_time() - began
+        if outbox.audience(Success):
+            outbox.send(Success(sequence=self._ledger.sequence, name=self.label, seconds=seconds))
+        return result
+
+
+RUN_OF_TRACKED: CodeType = Tracked[object].__await__.__code__
+"""Marks the frames in which a tracked awaitable runs."""
+
+
+def label_of(work: object) -> str:
+    """Name a coroutine, function or other awaitable for a person."""
+    name: object = getattr(work, "__qualname__", None)
+    return name if isinstance(name, str) else type(work).__qualname__
+
+
+def close_awaitable(work: object) -> None:
+    """Close a coroutine that will not run, so that it is not reported as forgotten."""
+    close: object = getattr(work, "close", None)
+    if callable(close):
+        close()
