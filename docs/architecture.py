@@ -26,7 +26,7 @@ _COLUMN = 26
 
 
 def folder_of(package: str) -> Path:
-    """Return where a package stands: in the tree or, in a checkout without packages, where it is installed."""
+    """Return where a package stands: in the tree or, without one there, where it is installed."""
     for folder in (_ROOT / package, _ROOT / "integrations" / package):
         if folder.is_dir():
             return folder
