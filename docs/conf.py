@@ -27,6 +27,7 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Cancellation", "Threads"]
 
 # The build needs no network, so names of other projects cannot be looked up. Ours must resolve.
+nitpick_ignore = [("py:obj", "workerctx.testing")]
 nitpick_ignore_regex = [(r"py:.*", r"(?!workerctx).*")]
 
 PACKAGES = ("workerctx.lifecycle", "workerctx.queue")

@@ -44,9 +44,7 @@ def collect(root: Path) -> dict[str, list[str]]:
 
 def render(page: str, links: Mapping[str, Sequence[str]]) -> str:
     """Return the page with the list of tests of each promise replaced."""
-    return _TESTS_LINE.sub(
-        lambda line: f"Tests of {line[1]}: {', '.join(links.get(line[1], ['none yet']))}.", page
-    )
+    return _TESTS_LINE.sub(lambda line: f"Tests of {line[1]}: {', '.join(links.get(line[1], ['none yet']))}.", page)
 
 
 def _tests(module: ast.Module) -> Iterator[tuple[str, str]]:
