@@ -49,6 +49,10 @@ class MissingData(WorkerError):
     """A request carries no value of the type that was asked for."""
 
 
+class UnknownService(WorkerError, LookupError):
+    """A monitor has no service of that name."""
+
+
 class MonitorFailed(WorkerError):
     """At least one service of a monitor failed for good.
 

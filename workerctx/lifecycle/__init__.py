@@ -39,6 +39,7 @@ from workerctx.lifecycle.events import (
 from workerctx.lifecycle.events import (
     Success as Success,
 )
+from workerctx.lifecycle.monitor import Monitor as Monitor
 from workerctx.lifecycle.shutdown import Shutdown as Shutdown
 from workerctx.lifecycle.shutdown import stop_on_signals as stop_on_signals
 from workerctx.lifecycle.signals import (
@@ -83,6 +84,15 @@ from workerctx.lifecycle.state import (
 )
 from workerctx.lifecycle.state import (
     WorkerState as WorkerState,
+)
+from workerctx.lifecycle.supervised import (
+    Restart as Restart,
+)
+from workerctx.lifecycle.supervised import (
+    Service as Service,
+)
+from workerctx.lifecycle.supervised import (
+    ServiceStatistics as ServiceStatistics,
 )
 from workerctx.lifecycle.tracked import Tracked as Tracked
 from workerctx.lifecycle.view import RunningTask as RunningTask

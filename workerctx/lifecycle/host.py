@@ -138,9 +138,9 @@ def failure_of(shell: Shell) -> WorkerFailed | None:
 
 def collapse(error: BaseException) -> BaseException:
     """Unwrap exception groups of one member."""
-    group: BaseException = error
+    group: object = error
     if isinstance(group, BaseExceptionGroup):
-        members = cast("tuple[BaseException, ...]", group.exceptions)
+        members = cast("BaseExceptionGroup[BaseException]", group).exceptions
         if len(members) == 1:
             return collapse(members[0])
     return error

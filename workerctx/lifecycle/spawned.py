@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -50,7 +51,7 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     def __init__(self, name: str, *, essential: bool) -> None:
         self.name = name
         self.essential = essential
-        self._began = anyio.current_time()
+        self._began = time.monotonic()
         self._done = False
         self._failure: BaseException | None = None
         self._latch: Latch | None = None
@@ -84,7 +85,7 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     @property
     def age(self) -> float:
         """Seconds since the task was spawned."""
-        return anyio.current_time() - self._began
+        return time.monotonic() - self._began
 
     @property
     def done(self) -> bool:
