@@ -1,0 +1,47 @@
+"""A request meets a handler: the registry, typed enqueueing, injection, and the layers around a run."""
+
+from workerctx.service.cancel import JobCancel as JobCancel
+from workerctx.service.extract import From as From
+from workerctx.service.extract import FromRequest as FromRequest
+from workerctx.service.extract import injected as injected
+from workerctx.service.handle import SyncJobHandle as SyncJobHandle
+from workerctx.service.handle import TypedJobHandle as TypedJobHandle
+from workerctx.service.handler import FunctionHandler as FunctionHandler
+from workerctx.service.handler import JobHandler as JobHandler
+from workerctx.service.jobctx import JobCtx as JobCtx
+from workerctx.service.jobctx import Site as Site
+from workerctx.service.jobctx import SyncJobCtx as SyncJobCtx
+from workerctx.service.options import HandlerOptions as HandlerOptions
+from workerctx.service.registry import JobRegistry as JobRegistry
+from workerctx.service.registry import Registration as Registration
+from workerctx.service.request import DataMap as DataMap
+from workerctx.service.request import Request as Request
+from workerctx.service.router import CallableRouter as CallableRouter
+from workerctx.service.router import DefaultRouter as DefaultRouter
+from workerctx.service.router import KindPrefixRouter as KindPrefixRouter
+from workerctx.service.router import Router as Router
+from workerctx.service.sync import SyncJobs as SyncJobs
+
+__all__ = [
+    "CallableRouter",
+    "DataMap",
+    "DefaultRouter",
+    "From",
+    "FromRequest",
+    "FunctionHandler",
+    "HandlerOptions",
+    "JobCancel",
+    "JobCtx",
+    "JobHandler",
+    "JobRegistry",
+    "KindPrefixRouter",
+    "Registration",
+    "Request",
+    "Router",
+    "Site",
+    "SyncJobCtx",
+    "SyncJobHandle",
+    "SyncJobs",
+    "TypedJobHandle",
+    "injected",
+]

@@ -1,0 +1,109 @@
+"""From a job to its output: decode, go through the layers, inject, call. Compiled once per handler."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from anyio import to_thread
+
+from workerctx.queue import QueuedJob
+from workerctx.service.jobctx import JobCtx
+from workerctx.service.layers.base import wrap
+from workerctx.service.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from workerctx.service.extract import Plan
+    from workerctx.service.layers.base import Layer, Next
+    from workerctx.service.signature import Contract
+
+Run: TypeAlias = "Callable[[JobCtx], Awaitable[Any]]"
+"""Runs one job and returns the handler's output; what the payload does not fit raises at once."""
+
+_Invoke: TypeAlias = "Callable[[JobCtx, tuple[Any, ...], dict[str, Any]], Awaitable[Any]]"
+
+
+def compile_run(contract: Contract, kind: str, layers: Sequence[Layer]) -> Run:
+    """Compile how jobs of a handler run.
+
+    A handler without layers and injection costs its call and the decoding, nothing else.
+
+    Args:
+        contract: The handler's signature.
+        kind: Its stable name.
+        layers: The first is outermost.
+    """
+    decode = contract.payload.decode
+    invoke = _invoke(contract)
+    if not layers and contract.plan is None:
+        return lambda ctx: invoke(ctx, *decode(ctx.job.payload_json))
+    call = wrap(layers, _endpoint(invoke, contract.plan))
+
+    def run(ctx: JobCtx) -> Awaitable[Any]:
+        args, kwargs = decode(ctx.job.payload_json)
+        data = ctx.site.common.extended({JobCtx: ctx, QueuedJob: ctx.job})
+        return call(Request(kind, data, args, kwargs))
+
+    return run
+
+
+def _invoke(contract: Contract) -> _Invoke:
+    function = contract.function
+    call: _Invoke
+    match contract.contexts:
+        case ():
+            call = lambda _, args, kwargs: function(*args, **kwargs)  # noqa: E731 - four forms of one expression
+        case (only,) if only is JobCtx:
+            call = lambda ctx, args, kwargs: function(ctx, *args, **kwargs)  # noqa: E731
+        case (_,):
+            call = lambda ctx, args, kwargs: function(ctx.worker, *args, **kwargs)  # noqa: E731
+        case _:
+            call = lambda ctx, args, kwargs: function(ctx, ctx.worker, *args, **kwargs)  # noqa: E731
+    return call if contract.is_async else _in_thread(call)
+
+
+def _in_thread(call: Callable[[JobCtx, tuple[Any, ...], dict[str, Any]], Any]) -> _Invoke:
+    async def invoke(ctx: JobCtx, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # A thread cannot be stopped, so the run ends with it and not before; JobCtx.cancel tells it to hurry.
+        output = await to_thread.run_sync(
+            partial(call, ctx, args, kwargs), abandon_on_cancel=False, limiter=ctx.site.limiter
+        )
+        return await output if inspect.isawaitable(output) else output
+
+    return invoke
+
+
+def _endpoint(invoke: _Invoke, plan: Plan | None) -> Next:
+    if plan is None:
+        return lambda request: invoke(request.data.require(JobCtx), request.args, request.kwargs)
+    return _entering(invoke, plan) if plan.opens else _filling(invoke, plan)
+
+
+def _filling(invoke: _Invoke, plan: Plan) -> Next:
+    async def endpoint(request: Request) -> Any:
+        given = await plan.fill(request)
+        return await invoke(request.data.require(JobCtx), request.args, request.kwargs | given)
+
+    return endpoint
+
+
+def _entering(invoke: _Invoke, plan: Plan) -> Next:
+    async def endpoint(request: Request) -> Any:
+        output: Any = None
+        failures: list[BaseException] = []
+        async with AsyncExitStack() as stack:
+            try:
+                given = await plan.fill(request, stack)
+                output = await invoke(request.data.require(JobCtx), request.args, request.kwargs | given)
+            except BaseException as exc:
+                failures.append(exc)
+                raise
+        if failures:  # a provider swallowed it, which must not make a failed job look like a success
+            raise failures[0]
+        return output
+
+    return endpoint

@@ -1,0 +1,264 @@
+"""What a handler knows about its run: data over the Storage protocol, the same wherever the job runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import anyio
+import anyio.from_thread
+from attrs import Factory, define, field, frozen
+
+from workerctx.errors import MissingData, Snooze, StoreBusy
+from workerctx.lifecycle import WorkerContext
+from workerctx.queue import Storage
+from workerctx.service.cancel import JobCancel
+from workerctx.service.request import DataMap
+from workerctx.service.router import DefaultRouter, Router
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+
+    from workerctx.errors import Throttled
+    from workerctx.queue import EnqueueOutcome, EnqueueRequest, Granted, QueuedJob, RateLimits
+
+T = TypeVar("T")
+
+TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
+"""Headers that a job hands on to the jobs it enqueues."""
+
+_BUSY_WAITS: Final = (0.1, 0.3, 1.0)
+_log: Final = logging.getLogger("workerctx")
+
+
+@frozen(eq=False)
+class Site:
+    """Where jobs run: what all runs of one worker share.
+
+    Attributes:
+        storage: The worker's store.
+        worker: Its context; None where there is none, as in a test that calls a handler by hand.
+        router: Chooses queues for the jobs that handlers enqueue.
+        host_id: Time-ordered id of this boot of the process.
+        limiter: How many sync handlers may run in threads at once; None shares anyio's own limit.
+        data: What else can be injected, by type.
+        report: Stores the progress of a run, soon; called from any thread with the context and a JSON value.
+    """
+
+    storage: Storage
+    worker: WorkerContext | None = None
+    router: Router = Factory(DefaultRouter)
+    host_id: str = ""
+    limiter: anyio.CapacityLimiter | None = None
+    data: DataMap = Factory(DataMap)
+    report: Callable[[JobCtx, Any], None] | None = None
+    common: DataMap = field(default=Factory(lambda self: self.gather(), takes_self=True), init=False, repr=False)
+    """`data` with the store and the worker's context: what every request starts with."""
+
+    def gather(self) -> DataMap:
+        """Return what every request starts with."""
+        own: dict[type[Any], object] = {Storage: self.storage}
+        if self.worker is not None:
+            own[WorkerContext] = self.worker
+        return self.data.extended(own)
+
+
+@define(eq=False)
+class JobCtx:
+    """One run of a job.
+
+    A handler gets it as its first parameter, ``async def resize(ctx: JobCtx, path: str)``, or injected.
+
+    Attributes:
+        job: The job as it was claimed.
+        site: Where it runs.
+        process_id: Slot, queue and process in one word: ``{queue}-{slot}-{host_id}``.
+        deadline: When its timeout is over, on the event loop's clock; infinite without one.
+        cancel: Tells that and why the run should stop.
+    """
+
+    job: QueuedJob
+    site: Site = field(repr=False)
+    process_id: str = ""
+    deadline: float = math.inf
+    cancel: JobCancel = field(factory=JobCancel, repr=False)
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def attempt(self) -> int:
+        """Which run this is; 1 is the first."""
+        return self.job.attempt
+
+    @property
+    def kind(self) -> str:
+        """The kind under which the job was enqueued; perhaps an alias of its handler."""
+        return self.job.kind
+
+    @property
+    def queue(self) -> str:
+        """The queue that the job was claimed from."""
+        return self.job.queue
+
+    @property
+    def upstream_outputs(self) -> dict[str, Any]:
+        """Results of the jobs it depends on, by id."""
+        return self.job.upstream_outputs
+
+    @property
+    def storage(self) -> Storage:
+        """The worker's store."""
+        return self.site.storage
+
+    @property
+    def rate_limit(self) -> RateLimits:
+        """Limits that hold across the cluster: ``await ctx.rate_limit.acquire("github")``."""
+        return self.site.storage.rate_limits
+
+    @property
+    def router(self) -> Router:
+        """Chooses queues for the jobs that this one enqueues."""
+        return self.site.router
+
+    @property
+    def host_id(self) -> str:
+        """Time-ordered id of this boot of the process."""
+        return self.site.host_id
+
+    @property
+    def worker(self) -> WorkerContext:
+        """The context of the worker that runs the job.
+
+        Raises:
+            MissingData: The job runs without one.
+        """
+        if self.site.worker is None:
+            raise MissingData("this job runs without a WorkerContext: run it in a worker, or give its Site one")
+        return self.site.worker
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker is shutting down."""
+        return self.site.worker is not None and self.site.worker.is_shutting_down
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """The library's logger, bound to this run: messages begin with kind, id and attempt."""
+        return _JobLogger(_log, {"kind": self.kind, "job_id": self.job_id, "attempt": self.attempt})
+
+    @property
+    def sync(self) -> SyncJobCtx:
+        """The async methods for a handler that runs in a thread."""
+        return SyncJobCtx(self)
+
+    async def enqueue(self, request: EnqueueRequest) -> EnqueueOutcome:
+        """Add a follow-up job.
+
+        A request for the queue ``default`` is routed; tenant, workflow and trace headers are inherited where the
+        request has none. A store that is busy is asked three times more, 0.1 to 1 s apart.
+
+        Raises:
+            InvalidRequest: It cannot be stored.
+            StoreBusy: The store was busy every time; nothing was added.
+
+        Cancellation: the job was added or not, never half.
+        """
+        prepared = self._prepare(request)
+        return await _patiently(lambda: self.storage.jobs.enqueue(prepared))
+
+    async def enqueue_bulk(self, requests: Iterable[EnqueueRequest]) -> Sequence[EnqueueOutcome]:
+        """Add follow-up jobs in one transaction, as `enqueue` does with one.
+
+        Raises:
+            InvalidRequest: One of them cannot be stored; none was added.
+            StoreBusy: The store was busy every time; none was added.
+
+        Cancellation: all of them were added or none.
+        """
+        prepared = [self._prepare(request) for request in requests]
+        return await _patiently(lambda: self.storage.jobs.enqueue_bulk(prepared))
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the run is; the newest value is stored soon.
+
+        Args:
+            done: How much is done, in any unit.
+            total: How much there is, in the same unit.
+
+        Raises:
+            MissingData: Who runs the job stores no progress.
+
+        Threads: any.
+        """
+        if self.site.report is None:
+            raise MissingData("who runs this job stores no progress: give its Site a report function")
+        self.site.report(self, {"done": done} if total is None else {"done": done, "total": total})
+
+    def snooze(self, seconds: float) -> NoReturn:
+        """End the run here and have the job run again later, without using up an attempt.
+
+        Args:
+            seconds: How long to wait.
+        """
+        raise Snooze(seconds)
+
+    def _prepare(self, request: EnqueueRequest) -> EnqueueRequest:
+        job = self.job
+        queue = self.router.route(request.kind) if request.queue == "default" else request.queue
+        trace = {name: job.headers[name] for name in TRACE_HEADERS if name in job.headers}
+        inherits = (
+            (job.tenant_id is not None and request.tenant_id is None)
+            or (job.workflow_id is not None and request.workflow_id is None)
+            or not trace.keys() <= request.headers.keys()
+        )
+        if not inherits and queue == request.queue:
+            return request
+        return request.with_options(
+            queue=queue,
+            tenant_id=request.tenant_id if request.tenant_id is not None else job.tenant_id,
+            workflow_id=request.workflow_id if request.workflow_id is not None else job.workflow_id,
+            headers=trace | request.headers,
+        )
+
+
+@frozen(eq=False)
+class SyncJobCtx:
+    """The async methods of a `JobCtx`, for the thread that runs a sync handler; each blocks that thread."""
+
+    _ctx: JobCtx
+
+    def enqueue(self, request: EnqueueRequest) -> EnqueueOutcome:
+        """Do `JobCtx.enqueue`."""
+        return anyio.from_thread.run(self._ctx.enqueue, request)
+
+    def enqueue_bulk(self, requests: Iterable[EnqueueRequest]) -> Sequence[EnqueueOutcome]:
+        """Do `JobCtx.enqueue_bulk`."""
+        return anyio.from_thread.run(self._ctx.enqueue_bulk, requests)
+
+    def acquire(self, scope: str) -> Granted | Throttled:
+        """Take one call from a rate limit.
+
+        Raises:
+            UnknownScope: Nobody configured it.
+        """
+        return anyio.from_thread.run(self._ctx.rate_limit.acquire, scope)
+
+
+class _JobLogger(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        known = dict(self.extra or {})
+        kwargs["extra"] = known | dict(kwargs.get("extra") or {})
+        return f"{known['kind']} {known['job_id']} (run {known['attempt']}): {msg}", kwargs
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    for seconds in _BUSY_WAITS:
+        try:
+            return await call()
+        except StoreBusy:
+            await anyio.sleep(seconds)
+    return await call()

@@ -1,0 +1,86 @@
+"""What a handler says about its jobs once, for all of them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from attrs import field, frozen
+
+from workerctx.queue import EnqueueRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from workerctx.queue import RetryPolicy
+    from workerctx.service.layers.base import Layer
+
+Seconds: TypeAlias = float | timedelta
+
+
+def _as_seconds(value: Seconds | None) -> float | None:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _as_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    return tuple(layers)
+
+
+def positive_seconds(value: Seconds) -> float:
+    """Return a duration in seconds.
+
+    Raises:
+        ValueError: It is not above 0.
+    """
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not seconds > 0:
+        raise ValueError(f"a duration must be more than 0 seconds, got {seconds}")
+    return seconds
+
+
+def as_tuple(values: Iterable[str]) -> tuple[str, ...]:
+    """Return names as a tuple; a single text is one name."""
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+@frozen(eq=False)
+class HandlerOptions:
+    """The defaults of a handler's jobs; a request may say otherwise.
+
+    Attributes:
+        queue: Where its jobs wait; None asks the registry's router.
+        priority: Higher runs first.
+        max_attempts: How many runs a job may have, the first included.
+        timeout: Longest run, in seconds; None for no limit.
+        retry: Backoff between runs; None follows the default.
+        required_labels: Only a worker that has all of them runs it.
+        layers: Layers of this handler alone, inside those of its registry; the first is outermost.
+    """
+
+    queue: str | None = None
+    priority: int = 0
+    max_attempts: int = 5
+    timeout: float | None = field(default=None, converter=_as_seconds)
+    retry: RetryPolicy | None = None
+    required_labels: tuple[str, ...] = field(default=(), converter=as_tuple)
+    layers: tuple[Layer, ...] = field(default=(), converter=_as_layers)
+
+    def check(self, kind: str) -> None:
+        """Refuse values that no request could have.
+
+        Raises:
+            InvalidRequest: Names the option.
+        """
+        EnqueueRequest(kind, **self.of_request())
+
+    def of_request(self) -> dict[str, Any]:
+        """Return the options that go into each request; without a queue, that is the router's business."""
+        queue = {} if self.queue is None else {"queue": self.queue}
+        return {
+            **queue,
+            "priority": self.priority,
+            "max_attempts": self.max_attempts,
+            "timeout": self.timeout,
+            "retry": self.retry,
+            "required_labels": self.required_labels,
+        }

@@ -1,0 +1,267 @@
+"""`JobRegistry`: the handlers of an application, and the store that their jobs go to."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
+
+import attrs
+
+from workerctx.queue import JobHandle
+from workerctx.service.branch import AnyHandler, Branch
+from workerctx.service.options import HandlerOptions, as_tuple
+from workerctx.service.router import Router, as_router
+from workerctx.service.store import URL_VARIABLE, RegistryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+    from types import TracebackType
+
+    from workerctx.lifecycle import WorkerContext
+    from workerctx.queue import EnqueueOutcome, EnqueueRequest, RetryPolicy, Storage
+    from workerctx.service.handler import FunctionHandler
+    from workerctx.service.jobctx import JobCtx
+    from workerctx.service.layers.base import Layer
+    from workerctx.service.options import Seconds
+    from workerctx.service.sync import SyncJobs
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class JobRegistry:
+    """Handlers by kind, and the store of their jobs.
+
+    ``async with jobs:`` opens the store on the running event loop; nested blocks share it, and the last one closes it.
+    Registries can be made at import time.
+
+    Args:
+        url: The store: ``sqlite:///jobs.db``, ``memory://``, ``postgresql://...``, ``redis://...``. None reads the
+            variable ``WORKERCTX_URL`` when the registry is opened.
+        layers: Around every handler; the first is outermost.
+        router: Chooses the queue of jobs whose handler names none: a `Router`, or a function from kind to queue.
+
+    Attributes:
+        branch: Its place in the tree of registries.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        layers: Sequence[Layer] = (),
+        router: Router | Callable[[str], str] | None = None,
+    ) -> None:
+        own_router = None if router is None else as_router(router)
+        self.branch = Branch(RegistryStore(url), tuple(layers), own_router)
+
+    # Handlers -----------------------------------------------------------------
+
+    @property
+    def register(self) -> Registration:
+        """The decorator that makes a handler of a function, with or without options.
+
+        ``@jobs.register`` or ``@jobs.register(max_attempts=5, timeout=30)``; see `Registration`.
+        """
+        return Registration(self.branch)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that can be run, aliases and included registries among them."""
+        return tuple(self.branch.table)
+
+    @property
+    def handlers(self) -> tuple[AnyHandler, ...]:
+        """The handlers, those of included registries among them."""
+        return tuple(dict.fromkeys(self.branch.table.values()))
+
+    def find(self, kind: str) -> AnyHandler | None:
+        """Return the handler of a kind or alias, or None."""
+        return self.branch.table.get(kind)
+
+    def include(self, other: JobRegistry, prefix: str = "") -> None:
+        """Take in the handlers of another registry, those it will still get among them.
+
+        From then on they use this registry's store and router (unless the other has a router of its own), and run
+        inside this registry's layers and their own.
+
+        Args:
+            other: A registry without a URL of its own.
+            prefix: Put before its kinds and aliases.
+
+        Raises:
+            RegistryInUse: The other has a URL, is open, belongs to a registry already, or contains this one.
+            InvalidHandler: Both have a handler for the same kind.
+        """
+        self.branch.include(other.branch, prefix)
+
+    # The store ----------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The store's URL as it holds now.
+
+        Raises:
+            RegistryNotOpen: None was given, and ``WORKERCTX_URL`` is not set.
+        """
+        return self.branch.store.url
+
+    @property
+    def storage(self) -> Storage:
+        """The open store.
+
+        Raises:
+            RegistryNotOpen: It is not open on this event loop.
+        """
+        return self.branch.storage
+
+    @property
+    def router(self) -> Router:
+        """Chooses the queue of jobs whose handler names none."""
+        return self.branch.router
+
+    @property
+    def sync(self) -> SyncJobs:
+        """The blocking side, for plain sync code: ``with jobs.sync: resize.enqueue_sync("cat.jpg")``."""
+        return self.branch.sync
+
+    async def __aenter__(self) -> Self:
+        await self.branch.store.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.branch.store.__aexit__(exc_type, exc, tb)
+
+    @contextmanager
+    def override(self, url: str) -> Generator[Self]:
+        """Use another store inside the block, for tests: ``with jobs.override("memory://"):``.
+
+        Raises:
+            RegistryInUse: The registry is open.
+        """
+        with self.branch.store.override(url):
+            yield self
+
+    async def enqueue(self, request: EnqueueRequest, *, connection: Any = None) -> EnqueueOutcome:
+        """Add the job of a request.
+
+        Args:
+            request: From ``handler.request(...)``, or made by hand.
+            connection: On SQL stores, a connection of the caller: the job is part of its transaction.
+
+        Raises:
+            RegistryNotOpen: The registry is not open on this event loop.
+            InvalidRequest: It cannot be stored; nothing was written.
+
+        Cancellation: the job was added or not, never half.
+        """
+        return await self.storage.jobs.enqueue(request, connection=connection)
+
+    async def enqueue_bulk(
+        self, requests: Iterable[EnqueueRequest], *, connection: Any = None
+    ) -> Sequence[EnqueueOutcome]:
+        """Add the jobs of many requests in one transaction; the outcomes are in their order.
+
+        Raises:
+            RegistryNotOpen: The registry is not open on this event loop.
+            InvalidRequest: One of them cannot be stored; none was added.
+
+        Cancellation: all of them were added or none.
+        """
+        return await self.storage.jobs.enqueue_bulk(requests, connection=connection)
+
+    def handle(self, job_id: str) -> JobHandle:
+        """Return the handle of a job by its id; whether it exists shows when it is used.
+
+        Raises:
+            RegistryNotOpen: The registry is not open on this event loop.
+        """
+        return JobHandle(self.storage.jobs, job_id)
+
+    def __repr__(self) -> str:
+        return f"<JobRegistry {self.branch.store.given or URL_VARIABLE} with {len(self.handlers)} handlers>"
+
+
+@attrs.frozen(eq=False)
+class Registration:
+    """What ``jobs.register`` is: it makes handlers, by itself or after it was given options.
+
+    The function may begin with a `JobCtx`, a `WorkerContext`, or both in this order; then come the arguments that a
+    job carries, and last the injected parameters, keyword-only.
+    """
+
+    _branch: Branch
+    _options: HandlerOptions = attrs.Factory(HandlerOptions)
+    _name: str | None = None
+    _aliases: tuple[str, ...] = ()
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[JobCtx, WorkerContext, P], Awaitable[R]], /
+    ) -> FunctionHandler[Concatenate[JobCtx, WorkerContext, P], Awaitable[R], P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[JobCtx, P], Awaitable[R]], /
+    ) -> FunctionHandler[Concatenate[JobCtx, P], Awaitable[R], P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[WorkerContext, P], Awaitable[R]], /
+    ) -> FunctionHandler[Concatenate[WorkerContext, P], Awaitable[R], P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> FunctionHandler[P, Awaitable[R], P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[JobCtx, WorkerContext, P], R], /
+    ) -> FunctionHandler[Concatenate[JobCtx, WorkerContext, P], R, P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[JobCtx, P], R], /
+    ) -> FunctionHandler[Concatenate[JobCtx, P], R, P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[WorkerContext, P], R], /
+    ) -> FunctionHandler[Concatenate[WorkerContext, P], R, P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> FunctionHandler[P, R, P, R]: ...
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        aliases: Iterable[str] = (),
+        queue: str | None = None,
+        priority: int = 0,
+        max_attempts: int = 5,
+        timeout: Seconds | None = None,
+        retry: RetryPolicy | None = None,
+        required_labels: Iterable[str] = (),
+        layers: Sequence[Layer] = (),
+    ) -> Registration: ...
+    def __call__(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        aliases: Iterable[str] = (),
+        **options: Any,
+    ) -> Any:
+        """Make a handler of a function, or take options and return the decorator that does.
+
+        Args:
+            function: An async function, or a sync one, which runs in a thread.
+            name: Its kind, stable over renames; None takes the function's ``__qualname__``.
+            aliases: Former kinds, whose stored jobs it still runs.
+            options: The fields of `HandlerOptions`: queue, priority, max_attempts, timeout, retry, required_labels,
+                layers.
+
+        Raises:
+            InvalidHandler: The function cannot be a handler, or its kind is taken.
+            InvalidRequest: An option is out of range.
+        """
+        if function is None:
+            return attrs.evolve(self, options=HandlerOptions(**options), name=name, aliases=as_tuple(aliases))
+        return self._branch.add(function, self._options, self._name, self._aliases)
