@@ -1,7 +1,8 @@
 """How Sphinx builds these pages: sphinx-build -n -W docs docs/_build."""
 
+import ast
+import inspect
 import sys
-import typing
 from importlib import import_module
 
 import workerctx
@@ -30,13 +31,19 @@ napoleon_custom_sections = ["Cancellation", "Threads"]
 nitpick_ignore = [("py:obj", "workerctx.testing")]
 nitpick_ignore_regex = [(r"py:.*", r"(?!workerctx).*")]
 
-PACKAGES = ("workerctx.lifecycle", "workerctx.queue")
+OURS = {"workerctx", "workerctx_starlette"}
+PACKAGES = ("workerctx.lifecycle", "workerctx.queue", "workerctx.service", "workerctx.service.layers")
 
-# With the imports that are for type checkers only, the annotations can be evaluated.
-typing.TYPE_CHECKING = True
 for package in PACKAGES:
     import_module(package)
-typing.TYPE_CHECKING = False
+
+# Once everything is loaded, do the imports that are for type checkers only, so that annotations can be
+# evaluated.
+for module in [module for name, module in sys.modules.items() if name.partition(".")[0] in OURS]:
+    for node in ast.parse(inspect.getsource(module)).body:
+        match node:
+            case ast.If(test=ast.Name("TYPE_CHECKING")):
+                exec(compile(ast.Module(node.body, []), module.__file__, "exec"), vars(module))
 
 
 def resolve_where_public(app, env, node, contents):
@@ -44,15 +51,16 @@ def resolve_where_public(app, env, node, contents):
 
     Names that are not public, such as type variables and protocols of arguments, stay text.
     """
-    target = node["reftarget"]
-    module, _, name = target.rpartition(".")
+    module, _, name = node["reftarget"].rpartition(".")
+    if not hasattr(sys.modules.get(module), name):
+        return None
     for package in PACKAGES:
-        if module.startswith(f"{package}.") and hasattr(sys.modules.get(module), name):
-            public = f"{package}.{name}"
-            python = env.domains.python_domain
+        if module.startswith(f"{package}."):
+            python, public = env.domains.python_domain, f"{package}.{name}"
             found = python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], public, node, contents)
-            return found or contents
-    return None
+            if found:
+                return found
+    return contents
 
 
 def setup(app):
