@@ -47,7 +47,7 @@ def room(module: str) -> str | None:
 def test_the_drawing_shows_what_the_tree_has():
     """The page's drawing is the one that `python docs/architecture.py --write` would make."""
     page = house.PAGE.read_text(encoding="utf-8")
-    assert house.render(page) == page
+    assert house.render(page) == page, "run python docs/architecture.py --write"
 
 
 def test_every_module_of_the_core_is_in_a_room():

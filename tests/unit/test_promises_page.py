@@ -26,7 +26,7 @@ def test_every_tested_promise_is_on_the_page():
 
 def test_the_lists_of_tests_are_up_to_date():
     """The page's links are those that `python docs/promises.py --write` would write."""
-    assert page.render(TEXT, LINKS) == TEXT
+    assert page.render(TEXT, LINKS) == TEXT, "run python docs/promises.py --write"
 
 
 def test_the_lifecycle_and_web_promises_are_complete():
