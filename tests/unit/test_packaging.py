@@ -114,9 +114,7 @@ def test_two_lower_bounds_of_one_requirement_are_refused(pins):
 
 def test_the_projects_own_bounds_have_lowest_versions(pins):
     """Every requirement in pyproject.toml has one lower bound."""
-    assert any(
-        pin.startswith("anyio==") for pin in pins((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    )
+    assert any(pin.startswith("anyio==") for pin in pins((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
 
 
 def test_readme_opens_with_the_two_commands_that_ci_runs(command):
@@ -138,9 +136,7 @@ def test_the_lock_file_holds_allowed_versions_and_no_addresses():
     lines = [line for line in lock.splitlines() if line and not line.lstrip().startswith("#")]
     locked = {canonicalize_name(pin.name): pin.specifier for pin in map(Requirement, lines)}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for direct in map(
-        Requirement, chain(project["dependencies"], *project["optional-dependencies"].values())
-    ):
+    for direct in map(Requirement, chain(project["dependencies"], *project["optional-dependencies"].values())):
         if direct.name != project["name"]:
             (pin,) = locked[canonicalize_name(direct.name)]
             assert pin.operator == "=="
