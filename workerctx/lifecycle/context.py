@@ -29,7 +29,7 @@ from workerctx.lifecycle.view import WorkerView
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from workerctx.lifecycle.shutdown import Shutdown
     from workerctx.lifecycle.signals import ListenerFunction
@@ -263,6 +263,16 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
         if now.stopping:
             made._shell.stop(now.reason, now.deadline)
         return made
+
+    def cancel_at_deadline(self, scope: anyio.CancelScope) -> AbstractContextManager[None]:
+        """Cancel `scope` at the worker's deadline, while inside the context manager that this returns.
+
+        For work that is tracked here and runs in a task of somebody else, such as a server's: the deadline then ends
+        it as it ends the worker's own tasks.
+
+        Threads: the worker's event loop only.
+        """
+        return self._shell.bounding(scope)
 
     # Listeners
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -22,7 +23,7 @@ from workerctx.lifecycle.overdue import report_overdue
 from workerctx.lifecycle.state import Change, Effect, Machine, Outcome, Snapshot, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from workerctx.lifecycle.host import Host
     from workerctx.lifecycle.signals import Outbox
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("workerctx")
 
 OnChildFailure = Literal["forward", "contain"]
+
+UNWINDING = 1.0
+"""Seconds that scopes cancelled at the deadline have to unwind before what is still in is reported."""
 
 
 @define(eq=False)
@@ -53,6 +57,8 @@ class Shell:
     children: dict[Shell, None] = field(factory=dict["Shell", None], init=False)
     """Children that have not finished, in the order in which they started."""
     spawned: dict[SpawnedTask[Any], None] = field(factory=dict["SpawnedTask[Any]", None], init=False)
+    scopes: dict[anyio.CancelScope, None] = field(factory=dict[anyio.CancelScope, None], init=False)
+    """Scopes of others that are cancelled at the deadline."""
     deadline: float = field(default=math.inf, init=False)
     """When the drain ends, in seconds of the loop's clock."""
     overdue: bool = field(default=False, init=False)
@@ -134,9 +140,19 @@ class Shell:
     async def wait_quiet(self, latch: Latch) -> None:
         """Wait on `quiet` or `finished`; whoever waits also sees to it that an overdue drain is reported."""
         while not latch.holds():
-            with anyio.CancelScope(deadline=math.inf if self._reported else self.deadline):
+            with anyio.CancelScope(deadline=self._patience):
                 await latch.wait()
             self._note_overdue()
+
+    @contextmanager
+    def bounding(self, scope: anyio.CancelScope) -> Generator[None]:
+        """Cancel `scope` at the deadline, while inside this context manager."""
+        scope.deadline = min(scope.deadline, self.deadline)
+        self.scopes[scope] = None
+        try:
+            yield
+        finally:
+            del self.scopes[scope]
 
     def settle(self) -> None:
         """See how far the drain is and take the next step of it.
@@ -161,9 +177,16 @@ class Shell:
             self.finish()
             self.release()
 
+    @property
+    def _patience(self) -> float:
+        """When work that is still in counts as work that nobody cancels; never again once it was reported."""
+        if self._reported:
+            return math.inf
+        return self.deadline + (UNWINDING if self.scopes else 0.0)
+
     def _note_overdue(self) -> None:
         """Report work that goes on beyond the deadline, once; it belongs to its callers, so nobody cancels it."""
-        if not self._reported and not self.is_quiet and anyio.current_time() >= self.deadline:
+        if not self.is_quiet and anyio.current_time() >= self._patience:
             self.overdue = self._reported = True
             report_overdue(self)
 
@@ -224,6 +247,8 @@ class Shell:
         # Counted from the call, not from now: the loop may have been busy since.
         left = max(0.0, now.deadline - time.monotonic())
         self.deadline = min(self.deadline, anyio.current_time() + left)
+        for scope in self.scopes:
+            scope.deadline = min(scope.deadline, self.deadline)
         if self.host is not None:
             self.host.bound(self.deadline)
 
