@@ -116,6 +116,10 @@ class JobQueue(Protocol):
             kinds: Which kinds it can run; None for all.
             limit: Largest number of jobs.
             began: Whether the runs begin at once; False for prefetched jobs, see `finish_many`.
+
+        Returns:
+            The jobs and their leases; a job's ``attempt`` is the number of the run to come, whether it counts
+            already or not.
         """
         ...
 

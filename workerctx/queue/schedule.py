@@ -53,8 +53,8 @@ class Schedule:
         last_fired_at: Store time of the last tick that fired, set by the store.
 
     Raises:
-        InvalidRequest: The expression, the zone or the interval is not valid, or both or none of ``cron``
-            and ``every`` are given.
+        InvalidRequest: The expression, the zone or the interval is not valid, both or none of ``cron`` and
+            ``every`` are given, or the request has an id or parents of its own.
     """
 
     name: str
@@ -74,6 +74,11 @@ class Schedule:
         if self.every is not None and not (math.isfinite(self.every) and self.every > 0):
             raise InvalidRequest(
                 f"schedule {self.name!r}: every must be more than 0 seconds, got {self.every}"
+            )
+        if self.request.job_id is not None or self.request.depends_on:
+            raise InvalidRequest(
+                f"schedule {self.name!r}: every tick is a new job, so its request can have neither job_id "
+                "nor depends_on"
             )
         try:
             ZoneInfo(self.timezone)

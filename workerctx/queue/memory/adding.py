@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workerctx.errors import InvalidRequest
+from workerctx.queue import transitions
 from workerctx.queue.ids import new_id
-from workerctx.queue.memory import transitions
 from workerctx.queue.model import EnqueueOutcome, JobState, QueuedJob
 
 if TYPE_CHECKING:

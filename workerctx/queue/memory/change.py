@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
-from workerctx.queue.memory import transitions
+from workerctx.queue import transitions
 
 if TYPE_CHECKING:
     from workerctx.queue.broadcast import Broadcast

@@ -7,8 +7,8 @@ from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from workerctx.errors import InvalidRequest
+from workerctx.queue import transitions
 from workerctx.queue.ids import new_id
-from workerctx.queue.memory import transitions
 from workerctx.queue.memory.line import PROMOTED_AT_ONCE
 from workerctx.queue.memory.table import Held
 from workerctx.queue.model import Lease
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from workerctx.queue.finish import ClaimRequest
     from workerctx.queue.memory.change import Change
     from workerctx.queue.memory.line import Group, Place
-    from workerctx.queue.memory.turns import Turns
     from workerctx.queue.model import Claimed, QueuedJob
+    from workerctx.queue.turns import Turns
 
 
 def claim(change: Change, wanted: ClaimRequest, turns: Turns) -> list[Claimed]:

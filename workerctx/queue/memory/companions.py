@@ -9,8 +9,9 @@ import attrs
 from msgspec.structs import replace
 
 from workerctx.errors import InvalidRequest, ScheduleNotFound, Throttled, UnknownScope, WorkerNotFound
+from workerctx.queue import transitions
 from workerctx.queue.limits import Granted, RateLimit
-from workerctx.queue.memory import adding, finishing, transitions
+from workerctx.queue.memory import adding, finishing
 from workerctx.queue.memory.limits import Bucket
 from workerctx.queue.schedule import Fired
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from workerctx.errors import LeaseExpired, LeaseLost, QueueError, UnknownScope
+from workerctx.queue import transitions
 from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease
-from workerctx.queue.memory import transitions
 from workerctx.queue.memory.claiming import check_ttl
 from workerctx.queue.model import CancelReason, Lease, Renewed
 

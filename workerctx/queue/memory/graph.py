@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 from msgspec.structs import replace
 
-from workerctx.queue.memory import transitions
+from workerctx.queue import transitions
 from workerctx.queue.model import JobState
 
 if TYPE_CHECKING:

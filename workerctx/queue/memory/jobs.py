@@ -19,10 +19,10 @@ from workerctx.queue.finish import (
     SnoozeLease,
 )
 from workerctx.queue.memory import adding, claiming, finishing, listing, steering
-from workerctx.queue.memory.turns import Turns
 from workerctx.queue.memory.wakeups import MemoryWakeups
 from workerctx.queue.model import FINAL_STATES, JobError, JobState
 from workerctx.queue.request import as_moment, as_names, as_seconds, check_name
+from workerctx.queue.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from workerctx.errors import InvalidRequest, JobNotFound, UniqueKeyTaken, WrongState
-from workerctx.queue.memory import transitions
+from workerctx.queue import transitions
 from workerctx.queue.model import FINAL_STATES, CancelReason, JobState
 
 if TYPE_CHECKING:
