@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from workerctx.queue import Storage
+    from workerctx.service.extract import Scope
     from workerctx.service.layers.base import Layer
     from workerctx.service.options import HandlerOptions
     from workerctx.service.store import RegistryStore
@@ -85,15 +86,27 @@ class Branch:
         return self.root.own_sync
 
     def add(
-        self, function: Callable[..., Any], options: HandlerOptions, name: str | None, aliases: Sequence[str]
+        self,
+        function: Callable[..., Any],
+        options: HandlerOptions,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+        scope: Scope = None,
     ) -> FunctionHandler[..., Any, ..., Any]:
         """Make a handler of a function.
+
+        Args:
+            function: Async or sync.
+            options: Defaults of its jobs.
+            name: Its kind; None takes its qualified name.
+            aliases: Former kinds.
+            scope: Local names around it, if it was defined inside a function.
 
         Raises:
             InvalidHandler: The function cannot be one, or its kind is taken.
             InvalidRequest: An option or name is out of range.
         """
-        contract = Contract.of(function)
+        contract = Contract.of(function, scope)
         place = Place(self, name or _kind_of(function), tuple(aliases))
         kinds = [self.prefix + each for each in (place.name, *place.aliases)]
         for kind in kinds:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
 Provider: TypeAlias = "Callable[..., Any]"
+Scope: TypeAlias = "Mapping[str, Any] | None"
 
 
 class FromRequest(Protocol):
@@ -130,12 +131,13 @@ class Plan:
         return {name: values[index] for name, index in self._outputs}
 
 
-def compile_plan(where: str, parameters: Mapping[str, Any]) -> Plan | None:
+def compile_plan(where: str, parameters: Mapping[str, Any], scope: Scope = None) -> Plan | None:
     """Compile the plan that fills some parameters.
 
     Args:
         where: Whose parameters they are, for messages.
         parameters: Annotation of each injected parameter, by name.
+        scope: Local names that providers defined inside a function may refer to.
 
     Returns:
         None if there is nothing to fill.
@@ -145,27 +147,51 @@ def compile_plan(where: str, parameters: Mapping[str, Any]) -> Plan | None:
     """
     if not parameters:
         return None
-    compiler = _Compiler()
+    compiler = _Compiler(scope)
     outputs = tuple((name, compiler.source(f"{where}({name})", hint)) for name, hint in parameters.items())
     steps = tuple(compiler.steps)
     return Plan(steps, outputs, any(step.mode in {_Mode.ENTER, _Mode.ENTER_SYNC} for step in steps))
 
 
-def read_signature(function: Callable[..., Any], where: str) -> inspect.Signature:
+def read_signature(
+    function: Callable[..., Any], where: str, scope: Scope = None, *, with_result: bool = True
+) -> inspect.Signature:
     """Return a signature with its annotations resolved.
+
+    Args:
+        function: Any callable.
+        where: Its name, for messages.
+        scope: Local names around a function that was defined inside another one.
+        with_result: Whether the return annotation matters; if not, it may name what only a type checker knows.
 
     Raises:
         InvalidHandler: It has none, or a name in an annotation cannot be resolved at run time.
     """
+    names = scope if "<locals>" in getattr(function, "__qualname__", "") else None
     try:
-        return inspect.signature(function, eval_str=True)
+        try:
+            return inspect.signature(function, locals=names, eval_str=True)
+        except NameError:
+            if with_result:
+                raise
+            return _without_result(function, names)
     except (TypeError, ValueError) as exc:
         raise InvalidHandler(f"cannot read the signature of {where}: {exc}; wrap it in a function") from exc
     except NameError as exc:
         raise InvalidHandler(
             f"cannot resolve the annotations of {where}: {exc}; its types decide how jobs are decoded and injected, "
-            "so import them at module level and outside `if TYPE_CHECKING:`"
+            "so import them outside `if TYPE_CHECKING:`"
         ) from exc
+
+
+def _without_result(function: Callable[..., Any], local: Scope) -> inspect.Signature:
+    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    signature = inspect.signature(function)
+    parameters = [
+        each.replace(annotation=eval(each.annotation, names, local)) if isinstance(each.annotation, str) else each  # noqa: S307 - an annotation is code of the program, and inspect evaluates it the same way
+        for each in signature.parameters.values()
+    ]
+    return inspect.Signature(parameters)
 
 
 def source_of(annotation: Any) -> Any:
@@ -189,6 +215,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 @define(eq=False)
 class _Compiler:
+    scope: Scope
     steps: list[_Step] = Factory(list[_Step])
     _known: dict[object, int] = Factory(dict[object, int])
     _open: list[Provider] = Factory(list[Provider])
@@ -204,7 +231,7 @@ class _Compiler:
             annotation = get_args(annotation)[0]
         if annotation is Request:
             return 0
-        if not isinstance(annotation, type) or annotation in {Any, object}:
+        if not isinstance(annotation, type) or annotation in {Any, object, inspect.Parameter.empty}:
             raise InvalidHandler(
                 f"{where} does not say where its value comes from: annotate it with a class, "
                 "or with Annotated[..., From(provider)]"
@@ -226,7 +253,7 @@ class _Compiler:
 
     def _provide(self, where: str, provider: Provider) -> _Step:
         name = _name(provider)
-        signature = read_signature(provider, name)
+        signature = read_signature(provider, name, self.scope, with_result=False)
         mode = _mode(where, provider, signature.return_annotation)
         positional: list[int] = []
         named: list[tuple[str, int]] = []

@@ -206,7 +206,7 @@ class Payload:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as exc:
-            raise InvalidArguments(f"{self._where} {exc}") from None
+            raise InvalidArguments(f"{self._where}() {exc}") from None
 
 
 def _builtins(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
@@ -14,7 +15,7 @@ from workerctx.service.router import Router, as_router
 from workerctx.service.store import URL_VARIABLE, RegistryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from workerctx.lifecycle import WorkerContext
@@ -264,4 +265,13 @@ class Registration:
         """
         if function is None:
             return attrs.evolve(self, options=HandlerOptions(**options), name=name, aliases=as_tuple(aliases))
-        return self._branch.add(function, self._options, self._name, self._aliases)
+        return self._branch.add(function, self._options, self._name, self._aliases, _names_around(function))
+
+
+def _names_around(function: Callable[..., Any]) -> Mapping[str, Any] | None:
+    """Return the local names where a nested function is decorated; its annotations may refer to them."""
+    frame = inspect.currentframe()
+    caller = frame and frame.f_back and frame.f_back.f_back
+    if caller is None or "<locals>" not in getattr(function, "__qualname__", ""):
+        return None
+    return caller.f_locals

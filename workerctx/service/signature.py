@@ -17,6 +17,8 @@ from workerctx.service.payload import Payload, Result
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from workerctx.service.extract import Scope
+
 _CONTEXTS: Final = (JobCtx, WorkerContext)
 
 
@@ -43,15 +45,19 @@ class Contract:
     is_async: bool
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> Contract:
+    def of(cls, function: Callable[..., Any], scope: Scope = None) -> Contract:
         """Read the signature of a handler.
+
+        Args:
+            function: The handler.
+            scope: Local names around it, if it was defined inside a function.
 
         Raises:
             InvalidHandler: It is no signature for a handler; the message says what to write instead.
         """
         name = getattr(function, "__qualname__", repr(function))
         _refuse_shape(function, name)
-        signature = read_signature(function, name)
+        signature = read_signature(function, name, scope)
         parameters = list(signature.parameters.values())
         contexts = _leading(parameters)
         carried: list[inspect.Parameter] = []
@@ -67,7 +73,7 @@ class Contract:
             name=name,
             contexts=contexts,
             payload=Payload.of(name, carried),
-            plan=compile_plan(name, to_inject),
+            plan=compile_plan(name, to_inject, scope),
             result=Result.of(signature.return_annotation),
             is_async=is_async(function),
         )
