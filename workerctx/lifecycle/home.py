@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from typing import TYPE_CHECKING, Protocol, cast
 
+import anyio
 import anyio.lowlevel
 from attrs import frozen
 
@@ -14,10 +16,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _SUSPENDABLE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-
-
-class _AsyncioLoop(Protocol):
-    def call_soon_threadsafe(self, callback: Callable[[], object], /) -> object: ...
 
 
 class _TrioToken(Protocol):
@@ -36,7 +34,19 @@ class Home:
         try:
             return cls(anyio.lowlevel.current_token().native_token)
         except RuntimeError:
+            pass
+        try:  # a bare callback of an asyncio loop belongs to no task, and anyio does not know it then
+            return cls(asyncio.get_running_loop())
+        except RuntimeError:
             return None
+
+    def now(self) -> float:
+        """Return the loop's clock, in seconds; callable from its callbacks too.
+
+        Threads: the loop's own.
+        """
+        loop = self.native
+        return loop.time() if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time()
 
     def is_here(self) -> bool:
         """Tell whether this code runs on the loop, and not in a signal handler that merely interrupted it."""
@@ -49,8 +59,8 @@ class Home:
         Threads: any thread, any other loop, and a signal handler. The callback must not raise.
         """
         try:
-            if hasattr(self.native, "call_soon_threadsafe"):
-                cast("_AsyncioLoop", self.native).call_soon_threadsafe(callback)
+            if isinstance(self.native, asyncio.AbstractEventLoop):
+                self.native.call_soon_threadsafe(callback)
             else:
                 cast("_TrioToken", self.native).run_sync_soon(callback)
         except RuntimeError:  # both backends say so when the loop has ended

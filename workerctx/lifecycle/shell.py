@@ -173,7 +173,8 @@ class Shell:
             return
         self.quiet.wake()
         if self.host is None:
-            self.overdue |= self._draining and Home.current() is not None and anyio.current_time() >= self.deadline
+            here = Home.current()
+            self.overdue |= self._draining and here is not None and here.now() >= self.deadline
             self.finish()
             self.release()
 
@@ -242,11 +243,12 @@ class Shell:
             self.fail(exc)
 
     def _bound(self, now: Snapshot) -> None:
-        if now.deadline is None or Home.current() is None:
+        here = Home.current()
+        if now.deadline is None or here is None:
             return
         # Counted from the call, not from now: the loop may have been busy since.
         left = max(0.0, now.deadline - time.monotonic())
-        self.deadline = min(self.deadline, anyio.current_time() + left)
+        self.deadline = min(self.deadline, here.now() + left)
         for scope in self.scopes:
             scope.deadline = min(scope.deadline, self.deadline)
         if self.host is not None:
