@@ -53,6 +53,10 @@ class UnknownService(WorkerError, LookupError):
     """A monitor has no service of that name."""
 
 
+class AmbiguousWorker(WorkerError):
+    """A worker was asked for without a name where there are several."""
+
+
 class MonitorFailed(WorkerError):
     """At least one service of a monitor failed for good.
 
@@ -281,3 +285,10 @@ class HandlerTimeout(WorkerError, TimeoutError):
 
 class HandlerCrashed(WorkerError):
     """A handler left with something that is no ordinary exception; ``__cause__`` is that."""
+
+
+# Runtime --------------------------------------------------------------------
+
+
+class InvalidConfig(WorkerError, ValueError):
+    """A worker's settings do not make sense; nothing was started."""

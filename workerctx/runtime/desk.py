@@ -1,0 +1,172 @@
+"""What a worker holds at this moment: claimed jobs, running jobs, and what has to be told to the store.
+
+Slots take from it and put outcomes on it; the exchange with the store does the reverse. Everything happens on the
+loop's own event loop, so nothing here locks; `live` alone is also read by the thread that renews leases.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import anyio
+from attrs import define, field
+
+from workerctx.queue import CancelReason, ReleaseLease
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from workerctx.queue import Finish, Lease, QueuedJob
+    from workerctx.service import JobCtx
+
+
+@define(eq=False)
+class Run:
+    """A claimed job on its way through this worker.
+
+    Attributes:
+        claimed_at: when it was claimed, on the event loop's clock.
+        counted: whether the store knows that the run began.
+        ctx: the handler's context, once it runs.
+        scope: what cancels it, once it runs.
+    """
+
+    job: QueuedJob
+    lease: Lease
+    claimed_at: float
+    counted: bool
+    ctx: JobCtx | None = None
+    scope: anyio.CancelScope | None = None
+
+    def cancel(self, reason: CancelReason, *, scope_too: bool) -> None:
+        """Tell the handler, and unless that is left for later cancel its scope."""
+        if self.ctx is not None:
+            self.ctx.cancel.set(reason)
+        if scope_too and self.scope is not None:
+            self.scope.cancel(reason=reason.value)
+
+
+@define(eq=False)
+class Desk:
+    """The jobs and outcomes of one worker."""
+
+    live: dict[str, Run] = field(factory=dict[str, Run], init=False)
+    """Every claimed job that is not finished, by lease id."""
+    waiting: deque[Run] = field(factory=deque[Run], init=False)
+    """Claimed jobs that no slot has taken yet, oldest first."""
+    closed: bool = field(default=False, init=False)
+    """Whether slots get nothing more."""
+    finished: int = field(default=0, init=False)
+    """How many runs have ended so far."""
+    _finishes: list[Finish] = field(factory=list["Finish"], init=False)
+    _began: list[str] = field(factory=list[str], init=False)
+    _idle: deque[anyio.Event] = field(factory=deque[anyio.Event], init=False)
+    _news: anyio.Event | None = field(default=None, init=False)
+
+    @property
+    def free(self) -> int:
+        """How many slots wait for a job."""
+        return len(self._idle)
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs run."""
+        return len(self.live) - len(self.waiting)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing runs, waits or has to be told."""
+        return not self.live and not self._finishes
+
+    def put(self, run: Run) -> None:
+        """Hand a claimed job to a slot, now or when one is free."""
+        self.live[run.lease.id] = run
+        if self.closed:
+            self.finish(run, ReleaseLease(run.lease.id))
+            return
+        self.waiting.append(run)
+        if self._idle:
+            self._idle.popleft().set()
+
+    async def take(self) -> Run | None:
+        """Return the next job to run; None once the desk is closed.
+
+        No checkpoint while jobs are waiting: a slot that never waits has to yield by itself.
+        """
+        while not self.waiting:
+            if self.closed:
+                return None
+            handed = anyio.Event()
+            self._idle.append(handed)
+            self.nudge()
+            try:
+                await handed.wait()
+            except BaseException:
+                if handed in self._idle:
+                    self._idle.remove(handed)
+                elif self._idle and self.waiting:
+                    self._idle.popleft().set()  # the job meant for this slot goes to another one
+                raise
+        run = self.waiting.popleft()
+        if not run.counted:
+            self._began.append(run.lease.id)
+            self.nudge()
+        return run
+
+    def finish(self, run: Run, finish: Finish | None) -> None:
+        """Put down what became of a job; None if nobody has to be told."""
+        if self.live.pop(run.lease.id, None) is None:
+            return
+        self.finished += 1
+        if finish is not None:
+            self._finishes.append(finish)
+            self.nudge()
+
+    def give_back(self, claimed_before: float) -> None:
+        """Release jobs that were claimed before this moment and have not begun."""
+        while self.waiting and self.waiting[0].claimed_at <= claimed_before:
+            run = self.waiting.popleft()
+            self.finish(run, ReleaseLease(run.lease.id))
+
+    def note_overtime(self, now: float) -> None:
+        """Tell handlers whose timeout is over `now`, on the loop's clock; in a thread no cancel scope reaches them."""
+        for run in self.live.values():
+            if run.ctx is not None and run.ctx.deadline <= now:
+                run.ctx.cancel.set(CancelReason.TIMEOUT)
+
+    def collect(self) -> tuple[list[Finish], list[str]]:
+        """Take everything that has to be told: outcomes, and the leases whose run has begun meanwhile."""
+        finishes, self._finishes = self._finishes, []
+        began, self._began = [lease_id for lease_id in self._began if lease_id in self.live], []
+        return finishes, began
+
+    def put_back(self, finishes: list[Finish], began: Collection[str]) -> None:
+        """Undo `collect`: the store could not be told."""
+        self._finishes[:0] = finishes
+        self._began[:0] = began
+
+    def has_news(self) -> bool:
+        """Tell whether there is something to be told."""
+        return bool(self._finishes or self._began)
+
+    def nudge(self) -> None:
+        """Wake who waits for news."""
+        if self._news is not None:
+            self._news.set()
+
+    async def news(self, seconds: float) -> None:
+        """Wait for a nudge, or for this long."""
+        self._news = anyio.Event()
+        try:
+            with anyio.move_on_after(seconds):
+                await self._news.wait()
+        finally:
+            self._news = None
+
+    def close(self) -> None:
+        """Give slots nothing more and release what they have not taken."""
+        self.closed = True
+        self.give_back(float("inf"))
+        while self._idle:
+            self._idle.popleft().set()

@@ -1,0 +1,134 @@
+"""Keeping leases alive from a thread, and noticing when the event loop is blocked.
+
+A handler that blocks the event loop must not lose its job, so renewal does not depend on that loop. The same thread
+sees that the loop does not answer and says where it is stuck.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Self
+
+from attrs import define, field
+
+from workerctx.lifecycle.home import Home
+from workerctx.queue import CancelReason
+from workerctx.runtime.events import LoopBlocked
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from workerctx.lifecycle import WorkerContext
+    from workerctx.queue import Renewed, Storage
+    from workerctx.runtime.config import WorkerConfig
+    from workerctx.runtime.desk import Desk
+
+_log = logging.getLogger("workerctx")
+
+
+@define(eq=False)
+class LeaseKeeper:
+    """The thread that renews a worker's leases; a context manager, entered on the worker's event loop."""
+
+    _storage: Storage
+    _desk: Desk
+    _config: WorkerConfig
+    _context: WorkerContext
+    _home: Home = field(init=False)
+    _loop_thread: int = field(init=False)
+    _done: threading.Event = field(factory=threading.Event, init=False)
+    _thread: threading.Thread = field(init=False)
+    _pulse: float = field(default=0.0, init=False)
+    """When the event loop answered last, in `time.monotonic()` seconds."""
+    _asked: bool = field(default=False, init=False)
+    _blocked_at: str | None = field(default=None, init=False)
+    """Where the event loop is blocked, once that was reported."""
+    _renewed_at: float = field(default=0.0, init=False)
+
+    def __enter__(self) -> Self:
+        home = Home.current()
+        assert home is not None
+        self._home = home
+        self._loop_thread = threading.get_ident()
+        self._pulse = self._renewed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._keep, name=f"leases of {self._context.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._done.set()
+
+    @property
+    def _tick(self) -> float:
+        return min(self._config.heartbeat, self._config.block_warning / 2)
+
+    def _keep(self) -> None:
+        while not self._done.is_set():
+            try:
+                with self._storage.open_renewer() as renewer:
+                    while not self._done.wait(self._tick):
+                        self._feel_pulse()
+                        self._home.post(lambda: self._desk.note_overtime(self._home.now()))
+                        leases = self._due()
+                        if leases:
+                            self._tell(renewer.renew(leases, self._config.lease_ttl))
+            except Exception:  # noqa: BLE001 - logged, and tried again
+                if not self._done.is_set():
+                    _log.exception("worker %r could not renew its leases and tries again", self._context.name)
+                    self._done.wait(self._tick)
+
+    def _due(self) -> list[str]:
+        now = time.monotonic()
+        if now - self._renewed_at < self._config.heartbeat:
+            return []
+        self._renewed_at = now
+        return list(self._desk.live)
+
+    def _tell(self, renewed: Renewed) -> None:
+        if not renewed.lost and not renewed.cancelled:
+            return
+
+        def tell() -> None:
+            for lease_id in renewed.lost:
+                self._cancel(lease_id, CancelReason.LEASE_LOST)
+            for lease_id, reason in renewed.cancelled.items():
+                self._cancel(lease_id, reason)
+
+        self._home.post(tell)
+
+    def _cancel(self, lease_id: str, reason: CancelReason) -> None:
+        run = self._desk.live.get(lease_id)
+        if run is not None:
+            if reason is CancelReason.LEASE_LOST:
+                _log.warning("worker %r lost the lease of job %s; its run is cancelled", self._context.name, run.job.id)
+            run.cancel(reason, scope_too=True)
+
+    def _feel_pulse(self) -> None:
+        now = time.monotonic()
+        if not self._asked:
+            self._asked = True
+            self._pulse = now
+            self._home.post(self._answer)
+            return
+        seconds = now - self._pulse
+        if seconds >= self._config.block_warning and self._blocked_at is None:
+            frames = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented, for debuggers
+            frame = frames.get(self._loop_thread)
+            self._blocked_at = stack = "".join(traceback.format_stack(frame, limit=20)) if frame else "unknown"
+            _log.warning(
+                "the event loop of worker %r has been blocked for %.1f seconds, here:\n%s",
+                self._context.name,
+                seconds,
+                stack,
+            )
+
+    def _answer(self) -> None:
+        seconds = time.monotonic() - self._pulse
+        self._asked = False
+        if self._blocked_at is not None:
+            self._context.emit(LoopBlocked(seconds=seconds, stack=self._blocked_at))
+            self._blocked_at = None
