@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anyio import to_thread
@@ -68,9 +67,10 @@ def _invoke(contract: Contract) -> _Invoke:
 
 def _in_thread(call: Callable[[JobCtx, tuple[Any, ...], dict[str, Any]], Any]) -> _Invoke:
     async def invoke(ctx: JobCtx, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # A thread cannot be stopped, so the run ends with it and not before; JobCtx.cancel tells it to hurry.
-        output = await to_thread.run_sync(
-            partial(call, ctx, args, kwargs), abandon_on_cancel=False, limiter=ctx.site.limiter
+        # A thread cannot be stopped, so the run ends with it and not before; JobCtx.cancel tells it to hurry. The
+        # output is boxed because trio refuses a bare coroutine from a thread.
+        (output,) = await to_thread.run_sync(
+            lambda: (call(ctx, args, kwargs),), abandon_on_cancel=False, limiter=ctx.site.limiter
         )
         return await output if inspect.isawaitable(output) else output
 

@@ -89,7 +89,7 @@ def _leading(parameters: Sequence[inspect.Parameter]) -> tuple[type[Any], ...]:
 
 
 def _refuse_shape(function: Callable[..., Any], name: str) -> None:
-    outer = name.rpartition(".")[0]
+    outer = getattr(function, "__qualname__", "").rpartition(".")[0]
     if inspect.ismethod(function) or isinstance(function, (staticmethod, classmethod)) or _is_class(outer):
         raise InvalidHandler(
             f"{name} is a method, and a job carries no object to call it on: register a function, "
