@@ -249,9 +249,7 @@ class JobQueue(Protocol):
         """
         ...
 
-    async def pause_queue(
-        self, queue: str, *, until: Moment | None = None, cancel_running: bool = False
-    ) -> None:
+    async def pause_queue(self, queue: str, *, until: Moment | None = None, cancel_running: bool = False) -> None:
         """Let nobody in the cluster claim from a queue.
 
         Args:
@@ -348,9 +346,7 @@ class JobQueue(Protocol):
 
     # Being told -------------------------------------------------------------
 
-    def subscribe(
-        self, *, capacity: int = 1024
-    ) -> AbstractAsyncContextManager[AsyncIterator[JobEvent | Lagged]]:
+    def subscribe(self, *, capacity: int = 1024) -> AbstractAsyncContextManager[AsyncIterator[JobEvent | Lagged]]:
         """Return the events of what is done through this Storage object, from entering on, after each commit.
 
         Args:
@@ -417,9 +413,7 @@ class Workers(Protocol):
         """Add a worker, or replace the entry with its id."""
         ...
 
-    async def heartbeat(
-        self, worker_id: str, *, state: str = "running", in_flight: int = 0
-    ) -> Sequence[WorkerCommand]:
+    async def heartbeat(self, worker_id: str, *, state: str = "running", in_flight: int = 0) -> Sequence[WorkerCommand]:
         """Say that a worker lives and what it does.
 
         Returns:

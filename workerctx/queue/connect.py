@@ -58,9 +58,7 @@ class StoreURL:
         """
         parts = urlsplit(url)
         if not parts.scheme:
-            raise InvalidRequest(
-                f"{url!r} is not a store URL: write for example sqlite:///jobs.db or memory://"
-            )
+            raise InvalidRequest(f"{url!r} is not a store URL: write for example sqlite:///jobs.db or memory://")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         namespace = options.pop("namespace", _DEFAULT_NAMESPACE)
         if not 0 < len(namespace) <= _MAX_NAMESPACE or not namespace.translate(_NAMESPACE_MARKS).isalnum():

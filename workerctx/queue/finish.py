@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from workerctx.queue.model import JobError
 
@@ -94,12 +96,35 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
         began: Whether the runs begin at once. False for prefetched jobs: their attempt counts only once a
             later ``finish_many(..., began=[lease.id])`` says that the run has begun, or when they are
             completed or failed.
+
+    Raises:
+        InvalidRequest: The lease has no length, the limit is below 1, or no queue is named.
     """
 
     worker_id: str
-    labels: Sequence[str] = ()
+    labels: Collection[str] = ()
     lease_ttl: float = 30.0
     queues: Sequence[str] = ("default",)
-    kinds: Sequence[str] | None = None
+    kinds: Collection[str] | None = None
     limit: int = 1
     began: bool = True
+
+    def __post_init__(self) -> None:
+        check_ttl("lease_ttl", self.lease_ttl)
+        if self.limit < 1:
+            raise InvalidRequest(f"a claim takes at least 1 job, got limit={self.limit}")
+        if not self.queues:
+            raise InvalidRequest("a claim needs at least one queue to look into")
+        for names in (self.labels, self.queues, self.kinds):
+            if isinstance(names, str):
+                raise InvalidRequest(f"expected several names, got the text {names!r}: pass [{names!r}]")
+
+
+def check_ttl(what: str, seconds: float) -> None:
+    """Refuse the length of a lease that is not a positive number of seconds.
+
+    Raises:
+        InvalidRequest: It is not.
+    """
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidRequest(f"{what} must be more than 0 seconds, got {seconds}")

@@ -43,9 +43,7 @@ def as_moment(value: Moment | None) -> float | None:
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise InvalidRequest(
-                f"{value!r} has no time zone: pass an aware datetime or seconds since the epoch"
-            )
+            raise InvalidRequest(f"{value!r} has no time zone: pass an aware datetime or seconds since the epoch")
         return value.timestamp()
     return value
 
@@ -147,9 +145,7 @@ class EnqueueRequest:
         check_name("a job's kind", self.kind)
         check_name("a queue's name", self.queue)
         if not 1 <= self.max_attempts <= _MAX_PRIORITY:
-            raise InvalidRequest(
-                f"max_attempts counts runs, so it must be at least 1, got {self.max_attempts}"
-            )
+            raise InvalidRequest(f"max_attempts counts runs, so it must be at least 1, got {self.max_attempts}")
         if not -_MAX_PRIORITY <= self.priority <= _MAX_PRIORITY:
             raise InvalidRequest(f"priority {self.priority} does not fit into 32 bits")
         if self.delay or self.run_at is not None or self.expires_at is not None or self.timeout is not None:

@@ -85,9 +85,7 @@ class Exponential(RetryPolicy, frozen=True, tag="exponential"):
 
 def _check(base: float, cap: float) -> None:
     if not 0 <= base <= cap < float("inf"):
-        raise InvalidRequest(
-            f"a backoff needs 0 <= base <= cap, in finite seconds; got base={base}, cap={cap}"
-        )
+        raise InvalidRequest(f"a backoff needs 0 <= base <= cap, in finite seconds; got base={base}, cap={cap}")
 
 
 Backoff: TypeAlias = Constant | Linear | Exponential

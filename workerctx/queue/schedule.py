@@ -72,9 +72,7 @@ class Schedule:
         if (self.cron is None) == (self.every is None):
             raise InvalidRequest(f"schedule {self.name!r} needs either cron or every")
         if self.every is not None and not (math.isfinite(self.every) and self.every > 0):
-            raise InvalidRequest(
-                f"schedule {self.name!r}: every must be more than 0 seconds, got {self.every}"
-            )
+            raise InvalidRequest(f"schedule {self.name!r}: every must be more than 0 seconds, got {self.every}")
         if self.request.job_id is not None or self.request.depends_on:
             raise InvalidRequest(
                 f"schedule {self.name!r}: every tick is a new job, so its request can have neither job_id "
@@ -88,9 +86,7 @@ class Schedule:
             try:
                 CronSim(self.cron, datetime.now(UTC))
             except CronSimError as exc:
-                raise InvalidRequest(
-                    f"schedule {self.name!r}: cron {self.cron!r} is not valid: {exc}"
-                ) from exc
+                raise InvalidRequest(f"schedule {self.name!r}: cron {self.cron!r} is not valid: {exc}") from exc
 
     def next_after(self, moment: float) -> float | None:
         """Return the first tick after ``moment`` (seconds since the epoch), or None if there is none.

@@ -27,12 +27,8 @@ class Workflow:
     """
 
     id: str = attrs.field(factory=new_id)
-    _requests: dict[str, EnqueueRequest] = attrs.field(
-        factory=dict["str", "EnqueueRequest"], init=False, repr=False
-    )
-    _parents: dict[str, tuple[str, ...]] = attrs.field(
-        factory=dict[str, tuple[str, ...]], init=False, repr=False
-    )
+    _requests: dict[str, EnqueueRequest] = attrs.field(factory=dict["str", "EnqueueRequest"], init=False, repr=False)
+    _parents: dict[str, tuple[str, ...]] = attrs.field(factory=dict[str, tuple[str, ...]], init=False, repr=False)
 
     def add(self, name: str, request: EnqueueRequest, *, after: Iterable[str] = ()) -> str:
         """Add a job that waits for the jobs named in ``after``, which may be added later.
@@ -100,7 +96,5 @@ class Workflow:
                     ready.append(child)
         if len(order) < len(waiting):
             circle = sorted(waiting.keys() - set(order))
-            raise InvalidRequest(
-                f"jobs wait for each other in a circle, among them: {', '.join(circle[:10])}"
-            )
+            raise InvalidRequest(f"jobs wait for each other in a circle, among them: {', '.join(circle[:10])}")
         return order

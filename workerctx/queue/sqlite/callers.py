@@ -1,0 +1,107 @@
+"""Transactional enqueue: jobs that are part of the caller's own transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from workerctx.errors import InvalidRequest, SchemaError
+from workerctx.queue.sqlite.enqueueing import enqueue_all
+from workerctx.queue.sqlite.schema import version
+from workerctx.queue.sqlite.transaction import Groups, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workerctx.queue.model import EnqueueOutcome
+    from workerctx.queue.request import EnqueueRequest
+    from workerctx.queue.sqlite.connection import Database
+
+STORE_ID: Final = "SELECT value FROM workerctx_meta WHERE key = 'store'"
+# Changes nothing, but takes the write lock before anything is read.
+TAKE_LOCK: Final = "UPDATE workerctx_meta SET value = value WHERE key = 'store'"
+
+
+@attrs.define(eq=False)
+class CallersTransaction:
+    """Enqueues on a connection that belongs to somebody else.
+
+    Attributes:
+        ns: Number of the namespace.
+        store_id: Which store the tables must be.
+    """
+
+    _database: Database
+    ns: int = 0
+    store_id: str = ""
+
+    def enqueue(self, connection: Any, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
+        """Add jobs on a connection; they are there once its owner commits.
+
+        Args:
+            connection: A `sqlite3.Connection`, or a SQLAlchemy connection or session on one.
+            requests: The jobs.
+
+        Raises:
+            InvalidRequest: It is something else, has no transaction to join, or is connected to another store.
+            SchemaError: Its database has no job tables.
+
+        Threads: runs in the caller's, as such connections want.
+        """
+        driver = _driver_connection(connection)
+        try:
+            self._check(driver)
+            _join_transaction(driver)
+            cursor = driver.cursor()
+            cursor.row_factory = None
+            cursor.execute(TAKE_LOCK)
+            # No groups are remembered: the caller may roll them back.
+            return enqueue_all(Transaction(cursor, self.ns, Groups(self.ns)), requests)
+        except sqlite3.Error as exc:
+            raise self._database.explain(exc) from exc
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        if version(connection) == 0:
+            raise SchemaError(
+                "the connection's database has no job tables: call workerctx.queue.sqlite.migrate(connection) on it"
+            )
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        (found,) = cursor.execute(STORE_ID).fetchone()
+        if found != self.store_id:
+            raise InvalidRequest(
+                f"the connection is to another database than this store ({self._database.path}): "
+                "open a store on the URL of that database"
+            )
+
+
+def _driver_connection(connection: Any) -> sqlite3.Connection:
+    """Return the sqlite3 connection in what the caller passed.
+
+    Raises:
+        InvalidRequest: There is none.
+    """
+    inner = connection
+    if type(inner).__module__.startswith("sqlalchemy."):
+        # A session hands out the connection of its transaction; that one has the driver's inside.
+        if hasattr(inner, "get_bind"):
+            inner = inner.connection()
+        inner = getattr(getattr(inner, "connection", None), "driver_connection", None)
+    if not isinstance(inner, sqlite3.Connection):
+        raise InvalidRequest(
+            f"cannot enqueue through {type(connection).__module__}.{type(connection).__qualname__}: "
+            "pass a sqlite3 connection, or a SQLAlchemy connection or session on one"
+        )
+    return inner
+
+
+def _join_transaction(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        return
+    if connection.isolation_level is None:
+        raise InvalidRequest(
+            "the connection commits by itself and has no transaction under way: execute BEGIN on it first"
+        )
+    connection.execute("BEGIN IMMEDIATE")

@@ -1,0 +1,190 @@
+"""Handing out jobs: the heads of the groups that fit the worker, promoted, merged and leased in a few statements."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import attrs
+
+from workerctx.queue import transitions
+from workerctx.queue.ids import new_id
+from workerctx.queue.sql import json_text, to_lease, to_micros
+from workerctx.queue.sqlite.engine import Merging
+from workerctx.queue.sqlite.settling import write_back
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workerctx.errors import QueueError
+    from workerctx.queue.finish import ClaimRequest
+    from workerctx.queue.model import Claimed, QueuedJob
+    from workerctx.queue.sqlite.transaction import Transaction
+    from workerctx.queue.turns import Turns
+
+PAUSED: Final = "SELECT queue FROM workerctx_pauses WHERE ns = ? AND (until IS NULL OR until > ?)"
+ANY_DUE: Final = (
+    "SELECT 1 FROM json_each(?) g WHERE EXISTS (SELECT 1 FROM workerctx_jobs "
+    "WHERE grp = g.value AND state = 'scheduled' AND run_at <= ?) LIMIT 1"
+)
+PROMOTE: Final = (
+    "UPDATE workerctx_jobs SET state = 'queued' WHERE seq IN (SELECT j.seq FROM json_each(?) g, workerctx_jobs j "
+    "WHERE j.grp = g.value AND j.state = 'scheduled' AND j.run_at <= ? LIMIT ?)"
+)
+# Of each group no more than the limit are looked at, in the order of the index; then the best of all of them.
+CANDIDATES: Final = (
+    "SELECT json_group_array(json_array(seq, unfit)) FROM (SELECT j.seq, "
+    "(j.expires_at IS NOT NULL AND j.expires_at <= ?) OR j.deliveries >= j.max_attempts + 3 AS unfit "
+    "FROM json_each(?) g, workerctx_jobs j WHERE j.seq IN (SELECT h.seq FROM workerctx_jobs h "
+    "WHERE h.grp = g.value AND h.state = 'queued' ORDER BY h.priority DESC, h.run_at, h.seq LIMIT ?) "
+    "ORDER BY j.priority DESC, j.run_at, j.seq LIMIT ?)"
+)
+LEASE: Final = (
+    "UPDATE workerctx_jobs SET state = 'running', attempt = attempt + ?, deliveries = deliveries + 1, "
+    "claim_id = ?, worker_id = ?, lease_expires = ?, began = ?, claimed_at = ?, cancel = NULL "
+    "WHERE seq IN (SELECT value FROM json_each(?))"
+)
+PROMOTED_AT_ONCE: Final = 1000
+"""How many due jobs become claimable in one claim; a larger crowd takes several."""
+
+_ROUNDS: Final = 10
+"""How often one claim looks again because what it found was not fit to run."""
+
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class ClaimOrder:
+    """A claim and whose turn it is."""
+
+    request: ClaimRequest
+    turns: Turns
+
+
+class Claim(Merging[ClaimOrder, "list[Claimed]"]):
+    """Take jobs; claims of workers that look for the same share one search."""
+
+    rank = 3
+
+    @classmethod
+    def together(cls, tx: Transaction, arguments: Sequence[ClaimOrder]) -> Sequence[list[Claimed] | QueueError]:
+        """Serve the claims in order."""
+        outcomes: list[list[Claimed]] = [[] for _ in arguments]
+        alike: dict[object, list[int]] = {}
+        for index, order in enumerate(arguments):
+            request = order.request
+            kinds = None if request.kinds is None else frozenset(request.kinds)
+            alike.setdefault((tuple(request.queues), kinds, frozenset(request.labels)), []).append(index)
+        for indexes in alike.values():
+            orders = [arguments[index] for index in indexes]
+            seqs = _search(tx, orders[0], sum(order.request.limit for order in orders))
+            _lease(tx, seqs, orders, [outcomes[index] for index in indexes])
+        return outcomes
+
+
+def claim(tx: Transaction, order: ClaimOrder) -> list[Claimed]:
+    """Take jobs."""
+    (claimed,) = Claim.together(tx, [order])
+    assert isinstance(claimed, list)
+    return claimed
+
+
+def _search(tx: Transaction, order: ClaimOrder, limit: int) -> list[int]:
+    """Return the rows of the best jobs; what may not run any more is finished on the way."""
+    lines = _fitting_groups(tx, order.request)
+    if not lines:
+        return []
+    _promote(tx, [number for groups in lines.values() for number in groups])
+    found: list[int] = []
+    for _ in range(_ROUNDS):
+        missing = limit - len(found)
+        picked = _take_turns(
+            order.turns, {queue: _candidates(tx, groups, missing) for queue, groups in lines.items()}, missing
+        )
+        found.extend(seq for seq, unfit in picked if not unfit)
+        unfit = [seq for seq, is_unfit in picked if is_unfit]
+        if not unfit:
+            break
+        _finish_unfit(tx, unfit)
+    return found
+
+
+def _fitting_groups(tx: Transaction, request: ClaimRequest) -> dict[str, list[int]]:
+    """Return the numbers of the groups that the worker may take from, by queue in its order."""
+    tx.groups.refresh(tx.cursor)
+    paused = {row[0] for row in tx.rows(PAUSED, tx.ns, tx.now)}
+    lines: dict[str, list[int]] = {queue: [] for queue in request.queues if queue not in paused}
+    kinds = None if request.kinds is None else frozenset(request.kinds)
+    labels = frozenset(request.labels)
+    for number, group in tx.groups.by_number.items():
+        line = lines.get(group.queue)
+        if line is not None and (kinds is None or group.kind in kinds) and group.labels <= labels:
+            line.append(number)
+    return {queue: groups for queue, groups in lines.items() if groups}
+
+
+def _take_turns(turns: Turns, lines: dict[str, list[T]], limit: int) -> list[T]:
+    """Merge the queues' candidates, each in its order, by whose turn it is."""
+    if len(lines) == 1:
+        return next(iter(lines.values()))[:limit]
+    waiting = {queue: deque(line) for queue, line in lines.items() if line}
+    taken: list[T] = []
+    while waiting and len(taken) < limit:
+        queue = turns.next(waiting)
+        taken.append(waiting[queue].popleft())
+        if not waiting[queue]:
+            del waiting[queue]
+    return taken
+
+
+def _promote(tx: Transaction, groups: Sequence[int]) -> None:
+    numbers = json_text(groups)
+    if tx.row(ANY_DUE, numbers, tx.now) is not None:
+        tx.run(PROMOTE, numbers, tx.now, PROMOTED_AT_ONCE)
+
+
+def _candidates(tx: Transaction, groups: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    return [(seq, unfit) for seq, unfit in tx.array(CANDIDATES, tx.now, json_text(groups), limit, limit)]
+
+
+def _finish_unfit(tx: Transaction, seqs: Sequence[int]) -> None:
+    rows = tx.job_rows(seqs)
+    changed: list[tuple[int, QueuedJob]] = []
+    for row, job in zip(rows.values(), tx.jobs(rows.values()), strict=True):
+        if transitions.is_poison(job):
+            changed.append((row.seq, transitions.poisoned(job, tx.seconds)))
+        else:
+            changed.append((row.seq, transitions.cancel(job, transitions.EXPIRED, tx.seconds)))
+    write_back(tx, changed)
+    tx.events.extend(transitions.ending(job, tx.seconds) for _, job in changed)
+
+
+def _lease(tx: Transaction, seqs: list[int], orders: Sequence[ClaimOrder], outcomes: Sequence[list[Claimed]]) -> None:
+    """Deal the rows out to the claims and lease them."""
+    claim_id = new_id()
+    dealt: list[tuple[ClaimRequest, list[int], list[Claimed]]] = []
+    start = 0
+    for order, outcome in zip(orders, outcomes, strict=True):
+        share = seqs[start : start + order.request.limit]
+        start += len(share)
+        if not share:
+            break
+        request = order.request
+        expires = tx.now + to_micros(request.lease_ttl)
+        began = int(request.began)
+        tx.run(LEASE, began, claim_id, request.worker_id, expires, began, tx.now, json_text(share))
+        dealt.append((request, share, outcome))
+    if not dealt:
+        return
+    rows = tx.job_rows(seqs)
+    for request, share, outcome in dealt:
+        mine = [rows[seq] for seq in share]
+        if not request.began:
+            # The worker is told the number of the run to come; it counts once the run has begun.
+            for row in mine:
+                row.attempt += 1
+        for row, job in zip(mine, tx.jobs(mine), strict=True):
+            if tx.listening:
+                tx.events.append(transitions.started(job, tx.seconds))
+            outcome.append((job, to_lease(row, request.lease_ttl)))

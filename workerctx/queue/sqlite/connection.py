@@ -1,0 +1,137 @@
+"""Opening the file, and saying in our own errors what SQLite says in its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from workerctx.errors import InvalidRequest, QueueError, SchemaError, StoreBusy, StoreFull, StoreUnavailable
+from workerctx.queue.sqlite.schema import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BUSY_TIMEOUT: Final = 30.0
+"""Seconds to wait for other writers before a call fails with `StoreBusy`."""
+
+CHECKED_ON_OPEN: Final = 64 * 1024 * 1024
+"""Files up to this many bytes are checked for damage whenever they are opened."""
+
+_OLDEST: Final = (3, 35, 0)
+_LEVELS: Final = frozenset({"off", "normal", "full", "extra"})
+_PREPARED: Final = 256
+_JOURNAL_BYTES: Final = 64 * 1024 * 1024
+_PRIMARY: Final = 0xFF
+
+
+@attrs.frozen
+class Database:
+    """A database file and how it is written.
+
+    Attributes:
+        path: The file.
+        synchronous: ``full`` is durable; ``normal`` may lose the last commits when the power fails.
+    """
+
+    path: Path
+    synchronous: str = attrs.field(default="full")
+
+    @synchronous.validator
+    def _known_level(self, _: object, level: str) -> None:
+        if level not in _LEVELS:
+            raise InvalidRequest(f"synchronous={level!r}: use one of {', '.join(sorted(_LEVELS))}")
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection.
+
+        Raises:
+            StoreUnavailable: The file cannot be opened.
+            SchemaError: The file is not a database, or this SQLite is too old.
+
+        Threads: the connection may be used by one thread at a time, whichever.
+        """
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise SchemaError(
+                f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, _OLDEST))} or newer is needed"
+            )
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = sqlite3.connect(
+                self.path,
+                timeout=BUSY_TIMEOUT,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=_PREPARED,
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+            connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
+            connection.execute("PRAGMA temp_store = MEMORY")
+        except sqlite3.Error as exc:
+            if connection is not None:
+                connection.close()
+            raise self.explain(exc) from exc
+        return connection
+
+    def prepare(self) -> None:
+        """Check the file and bring its tables up to date.
+
+        Raises:
+            SchemaError: The file is damaged, is not a database, or has tables of a newer release.
+            StoreUnavailable: It cannot be opened or written.
+        """
+        connection = self.connect()
+        try:
+            if self.path.stat().st_size <= CHECKED_ON_OPEN:
+                self.check(connection)
+            migrate(connection)
+        except sqlite3.Error as exc:
+            raise self.explain(exc) from exc
+        finally:
+            connection.close()
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        """Look for damage.
+
+        Raises:
+            SchemaError: Says what is wrong first.
+        """
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise SchemaError(f"{self.path} is damaged: {verdict}; restore it from a backup, or try sqlite3 .recover")
+
+    def explain(self, error: sqlite3.Error) -> QueueError:
+        """Return our own error for one of SQLite's."""
+        code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        make = _MEANINGS.get(code & _PRIMARY)
+        if make is not None:
+            return make(self.path, error)
+        if "no such table" in str(error) or "no such column" in str(error):
+            return SchemaError(f"the job tables in {self.path} are missing or incomplete ({error}): migrate it")
+        return StoreUnavailable(f"SQLite could not do it on {self.path}: {error}")
+
+
+_MEANINGS: Final[dict[int, Callable[[Path, sqlite3.Error], QueueError]]] = {
+    sqlite3.SQLITE_BUSY: lambda path, _: StoreBusy(
+        f"another program held {path} for more than {BUSY_TIMEOUT:.0f} s; nothing was written, try again"
+    ),
+    sqlite3.SQLITE_LOCKED: lambda path, _: StoreBusy(f"{path} is locked; nothing was written, try again"),
+    sqlite3.SQLITE_FULL: lambda path, _: StoreFull(
+        f"no room left for {path}; nothing was written: free some space, or prune finished jobs"
+    ),
+    sqlite3.SQLITE_CORRUPT: lambda path, exc: SchemaError(
+        f"{path} is damaged ({exc}): restore it from a backup, or try sqlite3 .recover"
+    ),
+    sqlite3.SQLITE_NOTADB: lambda path, _: SchemaError(
+        f"{path} is not an SQLite database: use another file name, or move that file away"
+    ),
+    sqlite3.SQLITE_CANTOPEN: lambda path, _: StoreUnavailable(
+        f"cannot open {path}: check that its folder exists and may be written"
+    ),
+    sqlite3.SQLITE_READONLY: lambda path, _: StoreUnavailable(f"{path} may not be written: check its owner and mode"),
+    sqlite3.SQLITE_IOERR: lambda path, exc: StoreUnavailable(f"reading or writing {path} failed: {exc}"),
+    sqlite3.SQLITE_INTERRUPT: lambda path, _: StoreUnavailable(f"a call on {path} was given up; nothing was written"),
+}

@@ -1,0 +1,206 @@
+"""Looking at jobs, on the connection that reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from workerctx.queue.model import JobPage, JobState, QueueInfo
+from workerctx.queue.sql import COLUMNS, MICROSECONDS, decode_rows, json_text, optional_seconds
+from workerctx.queue.sqlite.steering import find
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from workerctx.queue.model import QueuedJob
+    from workerctx.queue.sql import JobRow
+    from workerctx.queue.sqlite.transaction import Transaction
+
+_COLUMNS: Final = ", ".join(COLUMNS)
+# One covering index for each state, so that counting a million jobs does not read them.
+COUNTS: Final = (
+    ("queued", "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'queued' GROUP BY grp"),
+    ("scheduled", "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'scheduled' GROUP BY grp"),
+    ("blocked", "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'blocked' GROUP BY grp"),
+    ("running", "SELECT grp, count(*) FROM workerctx_jobs WHERE ns = ? AND state = 'running' GROUP BY grp"),
+)
+COUNT_FINISHED: Final = (
+    "SELECT grp, state, count(*) FROM workerctx_jobs WHERE ns = ? AND finished_at IS NOT NULL GROUP BY state, grp"
+)
+DUE: Final = (
+    "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'scheduled' AND run_at <= ? "
+    "AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp"
+)
+NEXT_DUE: Final = (
+    "SELECT min((SELECT min(run_at) FROM workerctx_jobs WHERE grp = g.value AND state = 'scheduled' AND run_at > ?)) "
+    "FROM json_each(?) g"
+)
+PAUSES: Final = "SELECT queue, until FROM workerctx_pauses WHERE ns = ?"
+ANY_EXPIRED: Final = (
+    "SELECT EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ?1 AND state = 'running' AND lease_expires < ?2) "
+    "OR EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ?1 AND expires_at <= ?2 AND expires_at IS NOT NULL "
+    "AND finished_at IS NULL AND state != 'running')"
+)
+
+
+def get(tx: Transaction, job_id: str) -> QueuedJob:
+    """Return a job as it is now.
+
+    Raises:
+        JobNotFound: There is none.
+    """
+    row = find(tx, job_id)
+    _as_of_now(tx, row)
+    return tx.jobs([row])[0]
+
+
+def is_cancelled(tx: Transaction, job_id: str) -> bool:
+    """Return whether a job is cancelled or should stop for a user.
+
+    Raises:
+        JobNotFound: There is none.
+    """
+    row = find(tx, job_id)
+    return row.state is JobState.CANCELLED or (row.state is JobState.RUNNING and row.cancel == "user")
+
+
+@attrs.frozen(kw_only=True)
+class Filter:
+    """Which jobs are wanted; None matches all."""
+
+    state: JobState | None
+    kind: str | None
+    queue: str | None
+    tenant_id: str | None
+    workflow_id: str | None
+    unique_key: str | None
+
+    def conditions(self, tx: Transaction) -> tuple[list[str], list[object]]:
+        """Return conditions for a statement and their parameters."""
+        conditions = ["ns = ?"]
+        parameters: list[object] = [tx.ns]
+        for column, value in (
+            ("tenant_id", self.tenant_id),
+            ("workflow_id", self.workflow_id),
+            ("unique_key", self.unique_key),
+        ):
+            if value is not None:
+                # The second condition lets the partial index be used.
+                conditions.append(f"{column} = ? AND {column} IS NOT NULL")
+                parameters.append(value)
+        if self.kind is not None or self.queue is not None:
+            tx.groups.refresh(tx.cursor)
+            groups = [
+                number
+                for number, group in tx.groups.by_number.items()
+                if (self.kind is None or group.kind == self.kind) and (self.queue is None or group.queue == self.queue)
+            ]
+            conditions.append("+grp IN (SELECT value FROM json_each(?))")
+            parameters.append(json_text(groups))
+        if self.state is not None:
+            self._add_state(tx, self.state, conditions, parameters)
+        return conditions, parameters
+
+    @staticmethod
+    def _add_state(tx: Transaction, state: JobState, conditions: list[str], parameters: list[object]) -> None:
+        # A job that has become due is queued, even if no claim has come by to write it down.
+        if state is JobState.QUEUED:
+            conditions.append("(state = 'queued' OR (state = 'scheduled' AND run_at <= ?))")
+            parameters.append(tx.now)
+        elif state is JobState.SCHEDULED:
+            conditions.append("state = 'scheduled' AND run_at > ?")
+            parameters.append(tx.now)
+        else:
+            conditions.append("state = ?")
+            parameters.append(state.value)
+
+
+def page(tx: Transaction, wanted: Filter, limit: int, cursor: str | None) -> JobPage:
+    """Return up to ``limit`` matching jobs with larger ids than ``cursor``, in order of their ids."""
+    conditions, parameters = wanted.conditions(tx)
+    conditions.append("id > ?")
+    columns = ", ".join(f"p.{column}" for column in COLUMNS)
+    statement = (
+        f"SELECT json_group_array(json_array({columns})) FROM (SELECT {_COLUMNS} FROM workerctx_jobs "  # noqa: S608 - conditions are constants
+        f"WHERE {' AND '.join(conditions)} ORDER BY ns, id LIMIT ?) p"
+    )
+    rows = decode_rows(tx.value(statement, *parameters, cursor or "", limit + 1))
+    more = len(rows) > limit
+    del rows[limit:]
+    for row in rows:
+        _as_of_now(tx, row)
+    return JobPage(tuple(tx.jobs(rows)), rows[-1].id if more else None)
+
+
+def counts_by_queue(tx: Transaction) -> dict[str, dict[JobState, int]]:
+    """Return how many jobs each queue has in each state that occurs."""
+    tx.groups.refresh(tx.cursor)
+    groups = tx.groups.by_number
+    found: dict[str, dict[JobState, int]] = {}
+
+    def add(number: int, state: JobState, count: int) -> None:
+        group = groups.get(number)
+        if group is not None and count:
+            states = found.setdefault(group.queue, {})
+            states[state] = states.get(state, 0) + count
+
+    for name, statement in COUNTS:
+        for number, count in tx.rows(statement, *((tx.ns,) if "?" in statement else ())):
+            add(number, JobState(name), count)
+    for number, state, count in tx.rows(COUNT_FINISHED, tx.ns):
+        add(number, JobState(state), count)
+    for number, count in tx.rows(DUE, tx.now, json_text(list(groups))):
+        add(number, JobState.QUEUED, count)
+        add(number, JobState.SCHEDULED, -count)
+    return found
+
+
+def counts(tx: Transaction, queue: str | None) -> dict[JobState, int]:
+    """Return how many jobs are in each state."""
+    totals = dict.fromkeys(JobState, 0)
+    for name, states in counts_by_queue(tx).items():
+        if queue is None or name == queue:
+            for state, count in states.items():
+                totals[state] += count
+    return totals
+
+
+def queues(tx: Transaction) -> list[QueueInfo]:
+    """Return every queue that holds jobs or is paused, by name."""
+    by_queue = counts_by_queue(tx)
+    paused = {queue: until for queue, until in tx.rows(PAUSES, tx.ns) if until is None or until > tx.now}
+    return [
+        QueueInfo(
+            name=name,
+            paused=name in paused,
+            paused_until=optional_seconds(paused.get(name)),
+            counts={state: count for state, count in by_queue.get(name, {}).items() if count},
+        )
+        for name in sorted(by_queue.keys() | paused.keys())
+    ]
+
+
+def next_due(tx: Transaction, queues: Collection[str] | None) -> float | None:
+    """Return the seconds until the next scheduled job of some queues is due, or a pause of one ends."""
+    tx.groups.refresh(tx.cursor)
+    numbers = [number for number, group in tx.groups.by_number.items() if queues is None or group.queue in queues]
+    moments: list[int] = [
+        until
+        for queue, until in tx.rows(PAUSES, tx.ns)
+        if until is not None and until > tx.now and (queues is None or queue in queues)
+    ]
+    due = tx.value(NEXT_DUE, tx.now, json_text(numbers))
+    if due is not None:
+        moments.append(due)
+    return (min(moments) - tx.now) / MICROSECONDS if moments else None
+
+
+def any_expired(tx: Transaction) -> bool:
+    """Return whether there is anything to reap."""
+    return bool(tx.value(ANY_EXPIRED, tx.ns, tx.now))
+
+
+def _as_of_now(tx: Transaction, row: JobRow) -> None:
+    if row.state is JobState.SCHEDULED and row.run_at <= tx.now:
+        row.state = JobState.QUEUED

@@ -1,0 +1,291 @@
+"""Waking waiters: those of this Storage directly, those of other processes by a datagram after each commit.
+
+Whoever waits binds a socket in a per-user folder named after the database file; whoever commits sends one datagram
+to each socket there. A waiting process costs nothing while nothing happens, except a look at SQLite's change counter
+every `FALLBACK` seconds, for writers that send no datagrams.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import selectors
+import socket
+import stat
+import tempfile
+import threading
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import attrs
+import msgspec
+
+from workerctx.errors import StoreUnavailable
+from workerctx.lifecycle.latch import Latch
+from workerctx.queue.ids import new_id
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+
+    from workerctx.queue.sqlite.connection import Database
+
+FALLBACK: Final = 0.5
+"""Seconds between two looks at the change counter."""
+
+_LARGEST_DATAGRAM: Final = 8192
+_HAS_SOCKETS: Final = hasattr(socket, "AF_UNIX") and hasattr(os, "getuid")
+
+
+class News(msgspec.Struct, frozen=True):
+    """What a commit tells.
+
+    Attributes:
+        queues: In which something may have become claimable; None for any.
+        finished: Whether jobs have finished.
+    """
+
+    queues: tuple[str, ...] | None = ()
+    finished: bool = False
+
+
+_EVERYTHING: Final = News(None, finished=True)
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(News).decode
+
+
+@attrs.define(eq=False)
+class SqliteWakeups:
+    """One waiter; see `Wakeups`.
+
+    Args:
+        queues: The queues it is about; None for all.
+        finished: Whether finished jobs wake it.
+        next_due: Returns the seconds until the next scheduled job of its queues is due, if there is one.
+    """
+
+    queues: frozenset[str] | None
+    finished: bool
+    _next_due: Callable[[], Awaitable[float | None]]
+    _rung: bool = attrs.field(default=False, init=False)
+    _latch: Latch = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._latch = Latch(lambda: self._rung)
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
+        if not self._rung and (self.queues is None or self.queues):
+            due = await self._next_due()
+            if due is not None and (timeout is None or due < timeout):
+                timeout = due
+        with anyio.move_on_after(timeout):
+            await self._latch.wait()
+        rung, self._rung = self._rung, False
+        return rung
+
+    def hear(self, news: News) -> None:
+        """End the current wait, or the next one, if the news concern this waiter.
+
+        Threads: any.
+        """
+        if (news.finished and self.finished) or (
+            news.queues is None or (news.queues and (self.queues is None or not self.queues.isdisjoint(news.queues)))
+        ):
+            self._rung = True
+            self._latch.wake()
+
+
+@attrs.define(eq=False)
+class WakeupHub:
+    """The waiters of one Storage, its socket, and the way to the sockets of others."""
+
+    _database: Database
+    _namespace: str
+    _waiters: tuple[SqliteWakeups, ...] = attrs.field(default=(), init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _folder: Path | None = attrs.field(default=None, init=False)
+    _ear: _Ear | None = attrs.field(default=None, init=False)
+
+    def open(self) -> None:
+        """Find the folder of the sockets."""
+        if _HAS_SOCKETS:
+            self._folder = _socket_folder(self._database.path, self._namespace)
+
+    def close(self) -> None:
+        """Stop listening."""
+        with self._lock:
+            ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.close()
+
+    @asynccontextmanager
+    async def wait_for(
+        self, queues: frozenset[str] | None, *, finished: bool, next_due: Callable[[], Awaitable[float | None]]
+    ) -> AsyncGenerator[SqliteWakeups]:
+        """Yield a waiter."""
+        waiter = SqliteWakeups(queues, finished, next_due)
+        with self._lock:
+            self._waiters = (*self._waiters, waiter)
+            ear = self._ear
+            if ear is None:
+                ear = self._ear = _Ear(self._database, self._folder, self._hear)
+        # Entered before the socket listens, a waiter must look once; the callers do, and nothing is missed after.
+        await anyio.to_thread.run_sync(ear.ready.wait)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                self._waiters = tuple(other for other in self._waiters if other is not waiter)
+
+    def tell(self, queues: Collection[str] | None, *, finished: bool = False) -> None:
+        """Wake who waits for one of these queues (None: any), or for jobs to finish, here and elsewhere.
+
+        Threads: any.
+        """
+        news = News(None if queues is None else tuple(queues), finished)
+        self._hear(news)
+        if self._folder is not None:
+            own = self._ear.name if self._ear is not None else None
+            _send(self._folder, own, news)
+
+    def _hear(self, news: News) -> None:
+        for waiter in self._waiters:
+            waiter.hear(news)
+
+
+class _Ear:
+    """The thread that listens for datagrams and, now and then, looks at the change counter."""
+
+    def __init__(self, database: Database, folder: Path | None, hear: Callable[[News], None]) -> None:
+        self.name = f"{new_id()[-12:]}.sock"
+        self.ready = threading.Event()
+        self._database = database
+        self._path = None if folder is None else folder / self.name
+        self._hear = hear
+        self._closing, self._closer = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="workerctx-sqlite-wakeups", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closer.send(b"x")
+        self._thread.join(5)
+        self._closer.close()
+
+    def _run(self) -> None:
+        listener = self._bind()
+        connection: sqlite3.Connection | None = None
+        selector = selectors.DefaultSelector()
+        selector.register(self._closing, selectors.EVENT_READ)
+        if listener is not None:
+            selector.register(listener, selectors.EVENT_READ)
+        version = None
+        try:
+            connection = self._database.connect()
+            version = _data_version(connection)
+        except StoreUnavailable:
+            connection = None
+        self.ready.set()
+        try:
+            while True:
+                ready = {key.fileobj for key, _ in selector.select(FALLBACK)}
+                if self._closing in ready:
+                    return
+                if listener is not None and listener in ready:
+                    self._receive(listener)
+                elif connection is not None:
+                    seen = _data_version(connection)
+                    if seen != version:
+                        version = seen
+                        self._hear(_EVERYTHING)
+        finally:
+            selector.close()
+            self._closing.close()
+            if connection is not None:
+                connection.close()
+            if listener is not None:
+                listener.close()
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
+
+    def _bind(self) -> socket.socket | None:
+        if self._path is None:
+            return None
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            listener.setblocking(False)
+            listener.bind(str(self._path))
+        except OSError:
+            # Too long a path, or no room: the change counter is looked at all the same.
+            listener.close()
+            return None
+        return listener
+
+    def _receive(self, listener: socket.socket) -> None:
+        """Take every datagram that waits, so that a burst of commits wakes each waiter once."""
+        queues: set[str] = set()
+        finished = False
+        for _ in range(1000):
+            try:
+                news = _decode(listener.recv(_LARGEST_DATAGRAM))
+            except BlockingIOError:
+                break
+            except msgspec.MsgspecError:
+                news = _EVERYTHING
+            if news.queues is None:
+                self._hear(news)
+            else:
+                queues.update(news.queues)
+            finished = finished or news.finished
+        self._hear(News(tuple(queues), finished))
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return int(version)
+
+
+def _send(folder: Path, own: str | None, news: News) -> None:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    names = [name for name in names if name != own]
+    if not names:
+        return
+    message = _encode(news)
+    if len(message) > _LARGEST_DATAGRAM:
+        message = _encode(News(None, news.finished))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        for name in names:
+            path = str(folder / name)
+            try:
+                sender.sendto(message, path)
+            except ConnectionRefusedError:
+                # Its process is gone without having tidied up.
+                with suppress(OSError):
+                    os.unlink(path)
+            except OSError:
+                # Full: it has wake-ups enough. Gone: it has left.
+                continue
+
+
+def _socket_folder(database: Path, namespace: str) -> Path | None:
+    """Return the folder for the sockets of a namespace, made if need be; None if there is no safe one."""
+    user = os.getuid()
+    base = Path(tempfile.gettempdir()) / f"workerctx-{user}"
+    place = f"{os.path.realpath(database)}?{namespace}"
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
+    try:
+        base.mkdir(mode=0o700, exist_ok=True)
+        found = base.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
+            return None
+        folder = base / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return folder
