@@ -292,3 +292,7 @@ class HandlerCrashed(WorkerError):
 
 class InvalidConfig(WorkerError, ValueError):
     """A worker's settings do not make sense; nothing was started."""
+
+
+class CommandError(WorkerError):
+    """A command line names something that is not there."""

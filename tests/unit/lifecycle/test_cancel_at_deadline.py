@@ -102,7 +102,7 @@ async def test_a_scope_is_forgotten_when_its_block_ends():
     """L23: nothing of a registered scope stays behind, and a later stop does not touch it."""
     async with WorkerContext("web", grace=0) as ctx:
         with anyio.CancelScope() as scope, ctx.cancel_at_deadline(scope):
-            pass
+            await anyio.lowlevel.checkpoint()
     assert not scope.cancel_called
     assert ctx.outcome is Outcome.CLEAN
 
