@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 class _AsyncEvaluator(PythonEvaluator):
-    """Run a block; one with a top-level ``await`` or ``async with`` runs on asyncio, then on trio."""
+    """Run a block; one with a top-level ``await`` runs on asyncio, then on trio, each in a folder of its own."""
 
     def __call__(self, example: Example) -> None:
         source = pad(example.parsed, example.line + example.parsed.line_offset)
@@ -39,7 +41,9 @@ class _AsyncEvaluator(PythonEvaluator):
             await eval(code, example.namespace)  # noqa: S307 - the point of the evaluator
 
         for backend in ("asyncio", "trio"):
-            anyio.run(run, backend=backend)
+            Path(backend).mkdir(exist_ok=True)
+            with contextlib.chdir(backend):
+                anyio.run(run, backend=backend)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,14 @@ nitpick_ignore = [("py:obj", "workerctx.testing")]
 nitpick_ignore_regex = [(r"py:.*", r"(?!workerctx).*")]
 
 OURS = {"workerctx", "workerctx_starlette"}
-PACKAGES = ("workerctx.lifecycle", "workerctx.queue", "workerctx.service", "workerctx.service.layers")
+PACKAGES = (
+    "workerctx.lifecycle",
+    "workerctx.queue",
+    "workerctx.service",
+    "workerctx.service.layers",
+    "workerctx.runtime",
+    "workerctx_starlette",
+)
 
 for package in PACKAGES:
     import_module(package)
