@@ -37,12 +37,11 @@ class Database:
     """
 
     path: Path
-    synchronous: str = attrs.field(default="full")
+    synchronous: str = "full"
 
-    @synchronous.validator
-    def _known_level(self, _: object, level: str) -> None:
-        if level not in _LEVELS:
-            raise InvalidRequest(f"synchronous={level!r}: use one of {', '.join(sorted(_LEVELS))}")
+    def __attrs_post_init__(self) -> None:
+        if self.synchronous not in _LEVELS:
+            raise InvalidRequest(f"synchronous={self.synchronous!r}: use one of {', '.join(sorted(_LEVELS))}")
 
     def connect(self) -> sqlite3.Connection:
         """Open a connection.

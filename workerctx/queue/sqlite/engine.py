@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeGuard, TypeVar
 
 import attrs
 
@@ -187,12 +187,15 @@ def _steps(calls: Sequence[Call[Any]]) -> Iterator[_Step]:
     merged: dict[type[Merging[Any, Any]], list[Call[Any]]] = {}
     single: list[_Step] = []
     for call in calls:
-        if isinstance(call.operation, Merging):
-            kind: type[Merging[Any, Any]] = type(call.operation)
-            merged.setdefault(kind, []).append(call)
+        if _merges(call.operation):
+            merged.setdefault(type(call.operation), []).append(call)
         else:
             single.append(_Step([call]))
     kinds = sorted(merged, key=lambda kind: kind.rank)
     yield from (_Step(merged[kind], kind) for kind in kinds if kind.rank < SINGLE_RANK)
     yield from single
     yield from (_Step(merged[kind], kind) for kind in kinds if kind.rank > SINGLE_RANK)
+
+
+def _merges(operation: object) -> TypeGuard[Merging[Any, Any]]:
+    return isinstance(operation, Merging)

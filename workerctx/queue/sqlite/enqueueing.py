@@ -89,44 +89,44 @@ class _Batch:
 
     def add(self, request: EnqueueRequest) -> EnqueueOutcome:
         """Prepare a row, unless an active job has its unique key."""
-        tx = self._tx
         if request.unique_key is not None:
             holder = self._holder(request.unique_key)
             if holder is not None:
                 if request.job_id is not None:
                     self._aliases[request.job_id] = holder
                 return EnqueueOutcome(holder, deduped=True)
-        job_id = request.job_id
-        if job_id is None:
-            job_id = new_id()
-        elif job_id in self._added or tx.row(BY_ID, tx.ns, job_id) is not None:
-            raise InvalidRequest(f"the job id {job_id!r} is taken: leave job_id out, or choose another one")
+        job_id = new_id() if request.job_id is None else self._unused(request.job_id)
+        seq = self._seq + 1
+        waiting, reason = self._look_at_parents(request, seq) if request.depends_on else (0, None)
+        if request.workflow_id is not None and self._is_cancelled(request.workflow_id):
+            reason = workflow_cancelled(request.workflow_id)
+        state = self._append(request, seq, job_id, waiting, reason)
+        self._seq = seq
+        # Only a request with an id of its own, or one of the same key, can be named by a later one.
+        if request.job_id is not None:
+            self._added[job_id] = (seq, state)
+        if request.unique_key is not None and reason is None:
+            self._keys[request.unique_key] = job_id
+        self._tell(request, job_id, reason)
+        return EnqueueOutcome(job_id)
+
+    def _append(self, request: EnqueueRequest, seq: int, job_id: str, waiting: int, reason: str | None) -> JobState:
+        tx = self._tx
         run_at = tx.now if request.run_at is None else to_micros(request.run_at)
         if request.delay:
             run_at += to_micros(request.delay)
-        seq = self._seq + 1
-        reason: str | None = None
-        waiting = 0
-        if request.depends_on:
-            waiting, reason = self._look_at_parents(request, seq)
-        if request.workflow_id is not None and self._is_cancelled(request.workflow_id):
-            reason = workflow_cancelled(request.workflow_id)
         if reason is not None:
             state = JobState.CANCELLED
         elif waiting:
             state = JobState.BLOCKED
         else:
             state = JobState.SCHEDULED if run_at > tx.now else JobState.QUEUED
-        group_key = (request.queue, request.kind, request.required_labels)
-        grp = self._groups.get(group_key)
-        if grp is None:
-            grp = self._groups[group_key] = tx.groups.number(tx.cursor, *group_key)
         self._rows.append(
             (
                 seq,
                 tx.ns,
                 job_id,
-                grp,
+                self._group(request),
                 state.value,
                 request.priority,
                 run_at,
@@ -143,14 +143,19 @@ class _Batch:
                 request.payload_json.decode(),
             )
         )
-        self._seq = seq
-        # Only a request with an id of its own, or one of the same key, can be named by a later one.
-        if request.job_id is not None:
-            self._added[job_id] = (seq, state)
-        if request.unique_key is not None and reason is None:
-            self._keys[request.unique_key] = job_id
-        self._tell(request, job_id, reason)
-        return EnqueueOutcome(job_id)
+        return state
+
+    def _group(self, request: EnqueueRequest) -> int:
+        key = (request.queue, request.kind, request.required_labels)
+        number = self._groups.get(key)
+        if number is None:
+            number = self._groups[key] = self._tx.groups.number(self._tx.cursor, *key)
+        return number
+
+    def _unused(self, job_id: str) -> str:
+        if job_id in self._added or self._tx.row(BY_ID, self._tx.ns, job_id) is not None:
+            raise InvalidRequest(f"the job id {job_id!r} is taken: leave job_id out, or make one with new_id()")
+        return job_id
 
     def write(self) -> None:
         """Insert the rows."""

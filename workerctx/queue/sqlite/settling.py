@@ -86,12 +86,12 @@ def finish_all(tx: Transaction, finishes: Sequence[Finish], began: Collection[st
         try:
             transitions.check_finish(finish)
             _, seq = split_lease(finish.lease_id)
-            if seq in completed or seq in others:
-                raise LeaseLost(finish.lease_id, "it was finished earlier in the same batch")
         except (LeaseLost, InvalidRequest) as exc:
             outcomes[index] = exc
             continue
-        if isinstance(finish, CompleteLease):
+        if seq in completed or seq in others:
+            outcomes[index] = LeaseLost(finish.lease_id, "it was finished earlier in the same batch")
+        elif isinstance(finish, CompleteLease):
             completed[seq] = (index, finish)
         else:
             others[seq] = (index, finish)

@@ -14,7 +14,7 @@ import socket
 import stat
 import tempfile
 import threading
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ import anyio
 import attrs
 import msgspec
 
-from workerctx.errors import StoreUnavailable
+from workerctx.errors import QueueError
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue.ids import new_id
 
@@ -165,6 +165,8 @@ class _Ear:
         self._database = database
         self._path = None if folder is None else folder / self.name
         self._hear = hear
+        self._connection: sqlite3.Connection | None = None
+        self._version = 0
         self._closing, self._closer = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="workerctx-sqlite-wakeups", daemon=True)
         self._thread.start()
@@ -175,40 +177,34 @@ class _Ear:
         self._closer.close()
 
     def _run(self) -> None:
-        listener = self._bind()
-        connection: sqlite3.Connection | None = None
-        selector = selectors.DefaultSelector()
-        selector.register(self._closing, selectors.EVENT_READ)
-        if listener is not None:
-            selector.register(listener, selectors.EVENT_READ)
-        version = None
-        try:
-            connection = self._database.connect()
-            version = _data_version(connection)
-        except StoreUnavailable:
-            connection = None
-        self.ready.set()
-        try:
+        with ExitStack() as stack:
+            selector = stack.enter_context(selectors.DefaultSelector())
+            selector.register(stack.enter_context(self._closing), selectors.EVENT_READ)
+            listener = self._bind()
+            if listener is not None:
+                assert self._path is not None
+                stack.callback(self._path.unlink, missing_ok=True)
+                selector.register(stack.enter_context(listener), selectors.EVENT_READ)
+            with suppress(QueueError):
+                self._connection = stack.enter_context(closing(self._database.connect()))
+                self._has_changed()
+            self.ready.set()
             while True:
                 ready = {key.fileobj for key, _ in selector.select(FALLBACK)}
                 if self._closing in ready:
                     return
                 if listener is not None and listener in ready:
                     self._receive(listener)
-                elif connection is not None:
-                    seen = _data_version(connection)
-                    if seen != version:
-                        version = seen
-                        self._hear(_EVERYTHING)
-        finally:
-            selector.close()
-            self._closing.close()
-            if connection is not None:
-                connection.close()
-            if listener is not None:
-                listener.close()
-            if self._path is not None:
-                self._path.unlink(missing_ok=True)
+                elif self._has_changed():
+                    self._hear(_EVERYTHING)
+
+    def _has_changed(self) -> bool:
+        """Look at the change counter; it tells of every commit by another connection."""
+        if self._connection is None:
+            return False
+        before = self._version
+        (self._version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return before != self._version
 
     def _bind(self) -> socket.socket | None:
         if self._path is None:
@@ -242,32 +238,25 @@ class _Ear:
         self._hear(News(tuple(queues), finished))
 
 
-def _data_version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA data_version").fetchone()
-    return int(version)
-
-
 def _send(folder: Path, own: str | None, news: News) -> None:
     try:
-        names = os.listdir(folder)
+        paths = [path for path in folder.iterdir() if path.name != own]
     except OSError:
         return
-    names = [name for name in names if name != own]
-    if not names:
+    if not paths:
         return
     message = _encode(news)
     if len(message) > _LARGEST_DATAGRAM:
         message = _encode(News(None, news.finished))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        for name in names:
-            path = str(folder / name)
+        for path in paths:
             try:
-                sender.sendto(message, path)
+                sender.sendto(message, str(path))
             except ConnectionRefusedError:
                 # Its process is gone without having tidied up.
                 with suppress(OSError):
-                    os.unlink(path)
+                    path.unlink()
             except OSError:
                 # Full: it has wake-ups enough. Gone: it has left.
                 continue
