@@ -1,5 +1,6 @@
 """A request meets a handler: the registry, typed enqueueing, injection, and the layers around a run."""
 
+from workerctx.service.branch import AnyHandler as AnyHandler
 from workerctx.service.cancel import JobCancel as JobCancel
 from workerctx.service.extract import From as From
 from workerctx.service.extract import FromRequest as FromRequest
@@ -23,6 +24,7 @@ from workerctx.service.router import Router as Router
 from workerctx.service.sync import SyncJobs as SyncJobs
 
 __all__ = [
+    "AnyHandler",
     "CallableRouter",
     "DataMap",
     "DefaultRouter",

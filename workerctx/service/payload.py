@@ -142,11 +142,8 @@ class Payload:
             hint = Any if hint is parameter.empty or hint is object else hint
             custom |= _check_type(where, parameter.name, hint)
             fields.append((parameter.name, hint, _default(parameter)))
-        try:
-            struct = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
-            decoder = msgspec.json.Decoder(struct, dec_hook=from_json)
-        except TypeError as exc:
-            raise InvalidHandler(f"the arguments of {where} cannot be decoded from JSON: {exc}") from exc
+        struct = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        decoder = msgspec.json.Decoder(struct, dec_hook=from_json)
         return cls(
             where,
             inspect.Signature(parameters),

@@ -67,8 +67,6 @@ class CallableRouter:
         return self.choose(kind)
 
 
-def as_router(router: Router | Callable[[str], str] | None) -> Router:
-    """Return a router from what users write: a router, a function, or nothing."""
-    if router is None:
-        return DefaultRouter()
+def as_router(router: Router | Callable[[str], str]) -> Router:
+    """Return a router from what users write: a router or a function."""
     return CallableRouter(router) if callable(router) else router

@@ -64,13 +64,13 @@ class SyncJobs:
                 self._portal = None
                 self._stack.close()
 
-    def enqueue(self, request: EnqueueRequest, *, connection: Any = None) -> EnqueueOutcome:
-        """Do `JobRegistry.enqueue`."""
-        return self.run(lambda: self.store.storage.jobs.enqueue(request, connection=connection))
+    def enqueue(self, request: EnqueueRequest) -> EnqueueOutcome:
+        """Do `JobRegistry.enqueue`, without a connection: those belong to the thread that made them."""
+        return self.run(lambda: self.store.storage.jobs.enqueue(request))
 
-    def enqueue_bulk(self, requests: Iterable[EnqueueRequest], *, connection: Any = None) -> Sequence[EnqueueOutcome]:
-        """Do `JobRegistry.enqueue_bulk`."""
-        return self.run(lambda: self.store.storage.jobs.enqueue_bulk(requests, connection=connection))
+    def enqueue_bulk(self, requests: Iterable[EnqueueRequest]) -> Sequence[EnqueueOutcome]:
+        """Do `JobRegistry.enqueue_bulk`, without a connection."""
+        return self.run(lambda: self.store.storage.jobs.enqueue_bulk(requests))
 
     def handle(self, job_id: str) -> SyncJobHandle[Any]:
         """Return the handle of a job by its id."""

@@ -346,6 +346,42 @@ def test_the_protocol_fits_what_it_describes():
     assert all(callable(each.from_request) for each in types)
 
 
+class Guard:
+    def __enter__(self) -> Self:
+        calls.append("entered")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        calls.append("left")
+
+
+async def test_sync_context_manager_classes_and_notes_in_annotated(jobs, run):
+    """A class with `__enter__` is entered; what else stands in Annotated does not matter."""
+
+    @jobs.register(name="job")
+    async def job(
+        *, guard: Annotated[Guard, From(Guard)] = injected(), tenant: Annotated[Tenant, "a note"] = injected()
+    ) -> str:
+        calls.append("handler")
+        return f"{type(guard).__name__} {tenant.name}"
+
+    assert await run(job) == "Guard tenant of job"
+    assert calls == ["entered", "handler", "left"]
+
+
+def test_a_provider_without_a_signature_is_refused(jobs):
+    """Nobody can tell what a built-in without a signature needs."""
+    with pytest.raises(InvalidHandler, match=r"cannot read the signature of dict: .* wrap it in a function"):
+
+        @jobs.register(name="job")
+        async def job(*, value: Annotated[Any, From(dict)] = injected()) -> None: ...
+
+
+def test_the_mark_shows_itself():
+    """A signature with an injected parameter reads as it was written."""
+    assert repr(injected()) == "injected()"
+
+
 class CallableProvider:
     async def __call__(self) -> str:
         return "called"

@@ -140,6 +140,12 @@ def test_validators_of_the_arguments_run_at_enqueue(jobs):
     with pytest.raises(InvalidRequest, match="NaN"):
         job.request(options=float("nan"))
 
+    @jobs.register(name="path")
+    async def of_path(path: Path, options: Any = None) -> None: ...
+
+    with pytest.raises(InvalidRequest, match="cannot store this payload"):
+        of_path.request(Path("a"), object())
+
 
 def test_an_injected_parameter_cannot_be_enqueued(jobs):
     """What is injected does not travel with the job: passing it is a TypeError."""
