@@ -29,5 +29,40 @@ from workerctx.lifecycle import (
 from workerctx.lifecycle import (
     stop_on_signals as stop_on_signals,
 )
+from workerctx.queue import (
+    EnqueueOutcome as EnqueueOutcome,
+)
+from workerctx.queue import (
+    EnqueueRequest as EnqueueRequest,
+)
+from workerctx.queue import (
+    JobHandle as JobHandle,
+)
+from workerctx.queue import (
+    JobState as JobState,
+)
+from workerctx.queue import (
+    QueuedJob as QueuedJob,
+)
+from workerctx.queue import (
+    connect as connect,
+)
+from workerctx.runtime import WorkerConfig as WorkerConfig
+from workerctx.runtime import WorkerLoop as WorkerLoop
+from workerctx.service import (
+    From as From,
+)
+from workerctx.service import (
+    JobCtx as JobCtx,
+)
+from workerctx.service import (
+    JobHandler as JobHandler,
+)
+from workerctx.service import (
+    JobRegistry as JobRegistry,
+)
+from workerctx.service import (
+    injected as injected,
+)
 
 __version__ = "0.1.0"

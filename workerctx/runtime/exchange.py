@@ -141,9 +141,8 @@ class Exchange:
         arrived = anyio.current_time()
         for job, lease in claimed:
             desk.put(Run(job, lease, arrived, at_once))
-        if wanted:
-            self._look |= len(claimed) >= wanted
-            self._note_idle(nothing=not claimed)
+        self._look |= len(claimed) >= wanted > 0
+        self._note_idle(asked=bool(wanted))
 
     def _request(self, limit: int, *, began: bool) -> ClaimRequest:
         config = self._config
@@ -168,11 +167,14 @@ class Exchange:
             return
         self._counted, self._counted_at = self._desk.finished, now
 
-    def _note_idle(self, *, nothing: bool) -> None:
-        idle = nothing and self._desk.is_empty
-        if idle and not self._idle:
+    def _note_idle(self, *, asked: bool) -> None:
+        if not self._desk.is_empty:
+            self._idle = False
+        elif not asked:
+            self._look |= not self._idle  # the last job has ended: ask once more before calling it idle
+        elif not self._idle:
+            self._idle = True
             self._on_idle()
-        self._idle = idle
 
     def _refused(self, finish: Finish, error: QueueError) -> None:
         if isinstance(error, LeaseLost):

@@ -1,0 +1,3 @@
+"""The command line: ``workerctx worker app:jobs``."""
+
+from workerctx.cli.app import app as app

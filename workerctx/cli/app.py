@@ -1,0 +1,58 @@
+"""The commands, and what their exit statuses mean.
+
+0: done, a worker stopped cleanly. 1: it failed. 2: the command line or the environment is wrong. 70: the process did
+not end within its grace and was ended.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+import workerctx
+from workerctx.cli.worker import run_worker
+from workerctx.errors import CommandError, InvalidConfig, WorkerError
+from workerctx.runtime import WorkerConfig
+
+app = App(name="workerctx", help="Run workers and look after their jobs.", version=workerctx.__version__)
+
+
+@app.command
+def worker(
+    target: Annotated[str, Parameter(help="The registry, as MODULE:OBJECT, for example app:jobs.")],
+    /,
+    *,
+    concurrency: Annotated[
+        int | None, Parameter(name=["--concurrency", "-c"], help="How many jobs run at once.")
+    ] = None,
+    queue: Annotated[
+        list[str] | None, Parameter(name=["--queue", "-q"], help="A queue to serve; repeat it for more.")
+    ] = None,
+    grace: Annotated[
+        float | None, Parameter(name="--grace", help="Seconds that a stop lets running jobs go on.")
+    ] = None,
+    burst: Annotated[bool, Parameter(name="--burst", help="Stop as soon as there is nothing to do.")] = False,
+    backend: Annotated[Literal["asyncio", "trio"], Parameter(help="The event loop.")] = "asyncio",
+) -> int:
+    """Serve the jobs of a registry until SIGTERM or Ctrl-C; a second one ends at once.
+
+    Every setting can come from the environment too: WORKERCTX_CONCURRENCY, WORKERCTX_QUEUES and so on.
+    """
+    try:
+        config = WorkerConfig.from_env(concurrency=concurrency, queues=queue or None, grace=grace)
+    except InvalidConfig as exc:
+        return complain(exc, 2)
+    try:
+        return run_worker(target, config, burst=burst, backend=backend)
+    except CommandError as exc:
+        return complain(exc, 2)
+    except WorkerError as exc:
+        return complain(exc, 1)
+
+
+def complain(error: Exception, status: int) -> int:
+    """Say what is wrong in one sentence and hand back the exit status."""
+    print(f"workerctx: {error}", file=sys.stderr)  # noqa: T201 - a command's output
+    return status
