@@ -54,7 +54,7 @@ class JobRegistry:
         router: Router | Callable[[str], str] | None = None,
     ) -> None:
         own_router = None if router is None else as_router(router)
-        self.branch = Branch(RegistryStore(url), tuple(layers), own_router)
+        self.branch: Branch = Branch(RegistryStore(url), tuple(layers), own_router)
 
     # Handlers -----------------------------------------------------------------
 
