@@ -107,7 +107,7 @@ class Branch:
             InvalidRequest: An option or name is out of range.
         """
         contract = Contract.of(function, scope)
-        place = Place(self, name or _kind_of(function), tuple(aliases))
+        place = Place(self, _kind_of(function) if name is None else name, tuple(aliases))
         kinds = [self.prefix + each for each in (place.name, *place.aliases)]
         for kind in kinds:
             check_name("a job's kind", kind)

@@ -61,7 +61,7 @@ def test_options_reach_the_request_and_can_be_changed(jobs):
 
 
 @pytest.mark.parametrize(
-    "options", [{"timeout": 0}, {"max_attempts": 0}, {"queue": ""}, {"name": "a\n"}, {"aliases": [""]}]
+    "options", [{"timeout": 0}, {"max_attempts": 0}, {"queue": ""}, {"name": ""}, {"name": "a\n"}, {"aliases": [""]}]
 )
 def test_an_option_out_of_range_is_refused_at_decoration(jobs, options):
     """Q13: a bad option is found where it is written, and the handler is not registered."""
