@@ -28,14 +28,14 @@ ANY_DUE: Final = (
     "WHERE grp = g.value AND state = 'scheduled' AND run_at <= ?) LIMIT 1"
 )
 PROMOTE: Final = (
-    "UPDATE workerctx_jobs SET state = 'queued' WHERE seq IN (SELECT j.seq FROM json_each(?) g, workerctx_jobs j "
+    "UPDATE workerctx_jobs SET state = 'queued' WHERE seq IN (SELECT j.seq FROM json_each(?) g CROSS JOIN workerctx_jobs j "
     "WHERE j.grp = g.value AND j.state = 'scheduled' AND j.run_at <= ? LIMIT ?)"
 )
 # Of each group no more than the limit are looked at, in the order of the index; then the best of all of them.
 CANDIDATES: Final = (
     "SELECT json_group_array(json_array(seq, unfit)) FROM (SELECT j.seq, "
     "(j.expires_at IS NOT NULL AND j.expires_at <= ?) OR j.deliveries >= j.max_attempts + 3 AS unfit "
-    "FROM json_each(?) g, workerctx_jobs j WHERE j.seq IN (SELECT h.seq FROM workerctx_jobs h "
+    "FROM json_each(?) g CROSS JOIN workerctx_jobs j WHERE j.seq IN (SELECT h.seq FROM workerctx_jobs h "
     "WHERE h.grp = g.value AND h.state = 'queued' ORDER BY h.priority DESC, h.run_at, h.seq LIMIT ?) "
     "ORDER BY j.priority DESC, j.run_at, j.seq LIMIT ?)"
 )

@@ -20,7 +20,7 @@ _OWN: Final = (
 RENEW: Final = f"UPDATE workerctx_jobs SET lease_expires = ? {_OWN} AND lease_expires >= ?"  # noqa: S608 - constants
 BEGIN_RUNS: Final = f"UPDATE workerctx_jobs SET began = 1, attempt = attempt + 1 {_OWN} AND began = 0"  # noqa: S608 - constants
 HELD: Final = (
-    "SELECT json_group_array(json_array(j.seq, j.claim_id, j.cancel)) FROM json_each(?) l, workerctx_jobs j "
+    "SELECT json_group_array(json_array(j.seq, j.claim_id, j.cancel)) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
     "WHERE j.seq = json_extract(l.value, '$[0]') AND j.claim_id = json_extract(l.value, '$[1]') "
     "AND j.state = 'running' AND j.lease_expires >= ?"
 )

@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 # One covering index for each state, so that counting a million jobs does not read them.
-COUNTS: Final = (
-    ("queued", "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'queued' GROUP BY grp"),
-    ("scheduled", "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'scheduled' GROUP BY grp"),
-    ("blocked", "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'blocked' GROUP BY grp"),
-    ("running", "SELECT grp, count(*) FROM workerctx_jobs WHERE ns = ? AND state = 'running' GROUP BY grp"),
+COUNT_WAITING: Final = (
+    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_ready "
+    "WHERE state = 'queued' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp",
+    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_due "
+    "WHERE state = 'scheduled' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp",
+    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_blocked "
+    "WHERE state = 'blocked' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp",
 )
-COUNT_FINISHED: Final = (
-    "SELECT grp, state, count(*) FROM workerctx_jobs WHERE ns = ? AND finished_at IS NOT NULL GROUP BY state, grp"
+COUNT_OTHERS: Final = (
+    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_leased "
+    "WHERE state = 'running' AND ns = ? GROUP BY grp",
+    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_finished "
+    "WHERE finished_at IS NOT NULL AND ns = ? GROUP BY state, grp",
 )
 DUE: Final = (
     "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'scheduled' AND run_at <= ? "
@@ -145,12 +150,12 @@ def counts_by_queue(tx: Transaction) -> dict[str, dict[JobState, int]]:
             states = found.setdefault(group.queue, {})
             states[state] = states.get(state, 0) + count
 
-    for name, statement in COUNTS:
-        for number, count in tx.rows(statement, *((tx.ns,) if "?" in statement else ())):
-            add(number, JobState(name), count)
-    for number, state, count in tx.rows(COUNT_FINISHED, tx.ns):
+    numbers = json_text(list(groups))
+    found_rows = [row for statement in COUNT_WAITING for row in tx.rows(statement, numbers)]
+    found_rows += [row for statement in COUNT_OTHERS for row in tx.rows(statement, tx.ns)]
+    for number, state, count in found_rows:
         add(number, JobState(state), count)
-    for number, count in tx.rows(DUE, tx.now, json_text(list(groups))):
+    for number, count in tx.rows(DUE, tx.now, numbers):
         add(number, JobState.QUEUED, count)
         add(number, JobState.SCHEDULED, -count)
     return found

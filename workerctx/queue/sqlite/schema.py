@@ -28,11 +28,12 @@ _FIRST: Final = (
         claimed_at INTEGER, finished_at INTEGER, cancel TEXT,
         options TEXT, progress TEXT, errors TEXT, payload TEXT NOT NULL, result TEXT)""",
     "CREATE UNIQUE INDEX workerctx_jobs_id ON workerctx_jobs (ns, id)",
-    """CREATE INDEX workerctx_jobs_ready ON workerctx_jobs (grp, priority DESC, run_at)
+    # The state is a column of the partial indexes too, so that counting need not look into the table.
+    """CREATE INDEX workerctx_jobs_ready ON workerctx_jobs (grp, state, priority DESC, run_at)
         WHERE state = 'queued'""",
-    "CREATE INDEX workerctx_jobs_due ON workerctx_jobs (grp, run_at) WHERE state = 'scheduled'",
-    "CREATE INDEX workerctx_jobs_blocked ON workerctx_jobs (grp) WHERE state = 'blocked'",
-    "CREATE INDEX workerctx_jobs_leased ON workerctx_jobs (ns, lease_expires, grp) WHERE state = 'running'",
+    "CREATE INDEX workerctx_jobs_due ON workerctx_jobs (grp, state, run_at) WHERE state = 'scheduled'",
+    "CREATE INDEX workerctx_jobs_blocked ON workerctx_jobs (grp, state) WHERE state = 'blocked'",
+    "CREATE INDEX workerctx_jobs_leased ON workerctx_jobs (ns, state, lease_expires, grp) WHERE state = 'running'",
     """CREATE INDEX workerctx_jobs_finished ON workerctx_jobs (ns, state, finished_at, grp)
         WHERE finished_at IS NOT NULL""",
     """CREATE INDEX workerctx_jobs_expiring ON workerctx_jobs (ns, expires_at)

@@ -33,7 +33,7 @@ COMPLETE: Final = (
     "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') AND workerctx_jobs.state = 'running'"
 )
 HOLDING: Final = (
-    "SELECT json_group_array(j.seq) FROM json_each(?) l, workerctx_jobs j "
+    "SELECT json_group_array(j.seq) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
     "WHERE j.seq = json_extract(l.value, '$[0]') AND j.claim_id = json_extract(l.value, '$[1]') "
     "AND j.state = 'running'"
 )
@@ -50,10 +50,10 @@ EXPIRED_JOBS: Final = (
     "SELECT json_group_array(seq) FROM (SELECT seq FROM workerctx_jobs WHERE ns = ? AND expires_at <= ? "
     "AND expires_at IS NOT NULL AND finished_at IS NULL AND state != 'running' ORDER BY expires_at LIMIT ?)"
 )
-ANY_OPEN: Final = "SELECT 1 FROM workerctx_dependencies WHERE done = 0 LIMIT 1"
+ANY_OPEN: Final = "SELECT 1 FROM workerctx_dependencies INDEXED BY workerctx_dependencies_open WHERE done = 0 LIMIT 1"
 OPEN_CHILDREN: Final = (
     "SELECT json_group_array(json_array(d.parent, d.child)) FROM json_each(?) p "
-    "JOIN workerctx_dependencies d ON d.parent = p.value AND d.done = 0"
+    "CROSS JOIN workerctx_dependencies d ON d.parent = p.value AND d.done = 0"
 )
 CLOSE: Final = (
     "UPDATE workerctx_dependencies SET done = 1 WHERE done = 0 AND parent IN (SELECT value FROM json_each(?))"

@@ -28,7 +28,7 @@ ROWS: Final = (
 )
 UPSTREAM: Final = (
     "SELECT json_group_array(json_array(d.child, p.id, p.result)) FROM json_each(?) c "
-    "JOIN workerctx_dependencies d ON d.child = c.value JOIN workerctx_jobs p ON p.seq = d.parent "
+    "CROSS JOIN workerctx_dependencies d ON d.child = c.value CROSS JOIN workerctx_jobs p ON p.seq = d.parent "
     "WHERE p.state = 'succeeded'"
 )
 
