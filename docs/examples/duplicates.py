@@ -146,7 +146,8 @@ async def report(folder: Path, keys: set[str]) -> None:
     same = {key: paths for key, paths in groups.items() if len(paths) > 1 and key[0] > 0}
     for (size, _), paths in sorted(same.items(), key=lambda group: group[0][0] * (1 - len(group[1])))[:10]:
         more = [f"... and {len(paths) - 4} more"] if len(paths) > 4 else []
-XX
+        first = [escape(path) for path in sorted(paths)[:4]]
+        console.print(f"[bold]{len(paths)} times {decimal(size)}[/]", *first, *more, sep="\n    ")
     files = sum(len(paths) for paths in groups.values())
     reclaimable = sum(size * (len(paths) - 1) for (size, _), paths in same.items())
     console.print(
