@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -70,11 +70,11 @@ class JobHandle:
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[AsyncIterator[JobEvent | Lagged]]:
         """Yield an iterator over the job's events from now on, as far as they happen through this Storage."""
-        async with self._jobs.subscribe() as stream:
-            yield _only(stream, self.id)
+        async with self._jobs.subscribe() as stream, aclosing(_only(stream, self.id)) as events:
+            yield events
 
 
-async def _only(stream: AsyncIterator[JobEvent | Lagged], job_id: str) -> AsyncIterator[JobEvent | Lagged]:
+async def _only(stream: AsyncIterator[JobEvent | Lagged], job_id: str) -> AsyncGenerator[JobEvent | Lagged]:
     async for event in stream:
         if isinstance(event, Lagged) or event.job_id == job_id:
             yield event

@@ -1,0 +1,407 @@
+"""Taking jobs: to one holder at a time, in order, and only to those who can run them."""
+# ruff: noqa: PLR2004 - tests compare with the numbers that they have just put in
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from workerctx.errors import LeaseLost
+from workerctx.queue.finish import ClaimRequest, CompleteLease
+from workerctx.queue.model import Claimed, JobState
+from workerctx.queue.request import EnqueueRequest
+from workerctx.testing.clock import advance
+from workerctx.testing.conformance.support import (
+    NO_WAIT,
+    StorageFactory,
+    add,
+    claim_all,
+    kinds,
+    payloads,
+    prefetch,
+    refused,
+    state_of,
+    take,
+    take_lease,
+)
+
+if TYPE_CHECKING:
+    from workerctx.queue.base import Storage
+
+
+@pytest.mark.anyio
+class TestClaim:
+    """One holder at a time."""
+
+    async def test_an_empty_queue(self, storage: Storage) -> None:
+        """A claim finds nothing where nothing is."""
+        assert await storage.jobs.claim("worker-1") is None
+        assert list(await storage.jobs.claim_many("worker-1", queues=["a", "b"])) == []
+
+    async def test_the_job_and_its_lease(self, storage: Storage) -> None:
+        """A claimed job is running, in its first attempt, held by a lease that names worker and time."""
+        job_id = await add(storage, payload={"x": 1})
+        now = await storage.now()
+        job, lease = await take(storage, "worker-7", lease_ttl=12.5)
+        assert (job.id, job.state, job.attempt, job.payload) == (job_id, JobState.RUNNING, 1, {"x": 1})
+        assert (lease.job_id, lease.worker_id, lease.ttl) == (job_id, "worker-7", 12.5)
+        assert lease.granted_at == pytest.approx(now, abs=5)
+        assert lease.expires_at == pytest.approx(lease.granted_at + 12.5, abs=0.001)
+        stored = await storage.jobs.get(job_id)
+        assert (stored.state, stored.worker_id, stored.lease_id) == (JobState.RUNNING, "worker-7", lease.id)
+        assert stored.claimed_at == pytest.approx(lease.granted_at, abs=0.001)
+
+    async def test_a_job_is_handed_out_once(self, storage: Storage) -> None:
+        """Q1: a claimed job is nobody else's, whatever its holder does meanwhile."""
+        await add(storage)
+        await take(storage)
+        for worker in ("worker-1", "worker-2"):
+            assert await storage.jobs.claim(worker) is None
+
+    async def test_every_claim_makes_a_new_lease(self, storage: Storage) -> None:
+        """Q1: the lease of the next claim of a job is another one."""
+        await add(storage)
+        leases: set[str] = set()
+        for _ in range(3):
+            lease = await take_lease(storage)
+            leases.add(lease.id)
+            await storage.jobs.release(lease.id)
+        assert len(leases) == 3
+
+    async def test_racing_workers(self, storage_factory: StorageFactory) -> None:
+        """Q1: many workers, each with its own Storage, get every job exactly once."""
+        claimed: list[Claimed] = []
+
+        async def work(name: str) -> None:
+            async with storage_factory() as own:
+                while found := await own.jobs.claim_many(name, limit=3):
+                    claimed.extend(found)
+                    await own.jobs.finish_many([CompleteLease(lease.id) for _, lease in found])
+
+        async with storage_factory() as storage:
+            await storage.jobs.enqueue_bulk(EnqueueRequest("work", n) for n in range(100))
+            async with anyio.create_task_group() as tasks:
+                for n in range(4):
+                    tasks.start_soon(work, f"worker-{n}")
+            assert sorted(payloads(claimed)) == list(range(100))
+            assert (await storage.jobs.counts())[JobState.SUCCEEDED] == 100
+
+    async def test_racing_single_claims(self, storage: Storage) -> None:
+        """Q1: single claims made at the same time share nothing either."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work", n) for n in range(30))
+        claimed: list[Claimed] = []
+
+        async def work(name: str) -> None:
+            while found := await storage.jobs.claim(name):
+                claimed.append(found)
+
+        async with anyio.create_task_group() as tasks:
+            for n in range(8):
+                tasks.start_soon(work, f"worker-{n}")
+        assert sorted(payloads(claimed)) == list(range(30))
+        assert len({lease.id for _, lease in claimed}) == 30
+
+    async def test_a_claim_takes_no_more_than_its_limit(self, storage: Storage) -> None:
+        """A claim for n jobs takes n at most and leaves the others."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work") for _ in range(10))
+        assert len(await storage.jobs.claim_many("worker-1", limit=4)) == 4
+        counts = await storage.jobs.counts()
+        assert (counts[JobState.RUNNING], counts[JobState.QUEUED]) == (4, 6)
+
+    async def test_a_cancelled_claim_keeps_nothing(self, storage: Storage) -> None:
+        """A claim whose caller is cancelled has taken nothing, or gives it back."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work") for _ in range(5))
+
+        async def claim_and_forget() -> None:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await storage.jobs.claim_many("worker-1")
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(claim_and_forget)
+        with anyio.fail_after(10):
+            while len(await claim_all(storage)) < 5:
+                await anyio.lowlevel.checkpoint()
+                for job in (await storage.jobs.list(state=JobState.RUNNING)).jobs:
+                    assert job.lease_id is not None
+                    await storage.jobs.release(job.lease_id)
+
+    async def test_finish_and_claim_are_one_step(self, storage: Storage) -> None:
+        """Finishing and claiming go together, and a lost lease does not keep new jobs away."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work", n) for n in range(4))
+        first, second = await storage.jobs.claim_many("worker-1", limit=2)
+        await storage.jobs.complete(second[1].id)
+        outcomes, claimed = await storage.jobs.finish_and_claim(
+            [CompleteLease.of(first[1].id, "done"), CompleteLease.of(second[1].id)],
+            ClaimRequest(worker_id="worker-1", limit=10),
+        )
+        assert refused(outcomes) == [None, LeaseLost]
+        assert payloads(claimed) == [2, 3]
+        assert (await storage.jobs.get(first[0].id)).result == "done"
+
+
+@pytest.mark.anyio
+class TestOrder:
+    """Who comes first."""
+
+    async def test_first_in_first_out(self, storage: Storage) -> None:
+        """Q5: equal jobs run in the order in which they were enqueued."""
+        for n in range(20):
+            await add(storage, payload=n)
+        assert payloads(await claim_all(storage, limit=7)) == list(range(20))
+
+    async def test_priority_then_time(self, storage: Storage) -> None:
+        """Q5: higher priority first, then the earlier time, then the older job, across kinds and labels."""
+        now = await storage.now()
+        for kind, priority, run_at, labels in [
+            ("f", 0, now - 10, ()),
+            ("e", 0, now - 20, ("gpu",)),
+            ("c", 5, now - 10, ()),
+            ("d", 5, now - 10, ("gpu",)),
+            ("b", 5, now - 20, ()),
+            ("g", -1, now - 99, ()),
+            ("a", 9, now - 1, ("gpu", "eu")),
+        ]:
+            await add(storage, kind, priority=priority, run_at=run_at, required_labels=labels)
+        assert kinds(await claim_all(storage, labels=["gpu", "eu"])) == list("abcdefg")
+
+    async def test_one_by_one_is_the_same_order(self, storage: Storage) -> None:
+        """Q5: single claims follow the same order as batches."""
+        for kind, priority in (("c", 1), ("a", 3), ("b", 2)):
+            await add(storage, kind, priority=priority)
+        assert [(await take(storage))[0].kind for _ in range(3)] == ["a", "b", "c"]
+
+    async def test_delayed_jobs_take_their_place(self, storage: Storage) -> None:
+        """Q5: among jobs that have become due meanwhile, priority comes first, then the time."""
+        await add(storage, "d", delay=10)
+        await add(storage, "c", delay=5)
+        await add(storage, "b", delay=20, priority=1)
+        await add(storage, "a", delay=30, priority=2)
+        await add(storage, "later", delay=500, priority=99)
+        await advance(storage, 60)
+        assert kinds(await claim_all(storage, limit=2)) == ["a", "b", "c", "d"]
+
+    async def test_a_released_job_keeps_its_place(self, storage: Storage) -> None:
+        """Q5: a job that is given back stands where it stood."""
+        for kind in "abc":
+            await add(storage, kind)
+        await storage.jobs.release((await take_lease(storage)).id)
+        assert kinds(await claim_all(storage)) == ["a", "b", "c"]
+
+    async def test_a_retried_job_goes_to_the_back(self, storage: Storage) -> None:
+        """Q5: a job that failed is due later than those that wait already."""
+        for kind in "abc":
+            await add(storage, kind, retry=NO_WAIT)
+        await storage.jobs.fail((await take_lease(storage)).id, "boom")
+        assert kinds(await claim_all(storage)) == ["b", "c", "a"]
+
+
+@pytest.mark.anyio
+class TestQueues:
+    """Several queues."""
+
+    async def test_queues_are_apart(self, storage: Storage) -> None:
+        """Only the queues that a claim names are looked into."""
+        await add(storage, "a", queue="one")
+        await add(storage, "b", queue="two")
+        assert await storage.jobs.claim("worker-1") is None
+        assert kinds(await claim_all(storage, queues=["two"])) == ["b"]
+        assert kinds(await claim_all(storage, queues=["one", "two"])) == ["a"]
+
+    async def test_the_first_queue_comes_first(self, storage: Storage) -> None:
+        """Q5: the order of the queues is an order of preference, whatever the age of the jobs."""
+        await add(storage, "low", queue="low", priority=9)
+        await add(storage, "high", queue="high")
+        assert (await take(storage, queues=["high", "low"]))[0].kind == "high"
+
+    @pytest.mark.parametrize("limit", [1, 3, 20])
+    async def test_no_queue_starves(self, storage: Storage, limit: int) -> None:
+        """Q5: a queue that never runs dry is preferred, and yet the last one gets its share."""
+        for queue in ("a", "b", "c"):
+            await storage.jobs.enqueue_bulk(EnqueueRequest(queue, queue=queue) for _ in range(200))
+        served: list[str] = []
+        while len(served) < 120:
+            served += kinds(await storage.jobs.claim_many("worker-1", queues=["a", "b", "c"], limit=limit))
+        assert served.count("a") > served.count("b") > served.count("c") > 0
+
+    async def test_a_full_claim_needs_no_second_queue(self, storage: Storage) -> None:
+        """A claim is filled from whatever queue has jobs."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work", queue="b") for _ in range(10))
+        assert len(await storage.jobs.claim_many("worker-1", queues=["a", "b", "c"], limit=10)) == 10
+
+
+@pytest.mark.anyio
+class TestSuitability:
+    """Labels and kinds."""
+
+    @pytest.mark.parametrize(
+        ("required", "offered", "fits"),
+        [
+            ((), (), True),
+            ((), ("gpu",), True),
+            (("gpu",), ("gpu",), True),
+            (("gpu",), ("gpu", "eu"), True),
+            (("gpu", "eu"), ("eu", "gpu", "big"), True),
+            (("gpu",), (), False),
+            (("gpu",), ("eu",), False),
+            (("gpu", "eu"), ("gpu",), False),
+        ],
+    )
+    async def test_labels(
+        self, storage: Storage, required: tuple[str, ...], offered: tuple[str, ...], fits: bool
+    ) -> None:
+        """Q6: a worker needs every label that a job requires, and may have more."""
+        await add(storage, required_labels=required)
+        assert (await storage.jobs.claim("worker-1", labels=offered) is not None) is fits
+
+    async def test_required_labels_stay_with_the_job(self, storage: Storage) -> None:
+        """Q6: a job that is tried again requires the same labels."""
+        await add(storage, required_labels=["gpu"], retry=NO_WAIT)
+        lease = await take_lease(storage, labels=["gpu"])
+        await storage.jobs.fail(lease.id, "boom")
+        assert await storage.jobs.claim("worker-1") is None
+        assert (await take(storage, labels=["gpu"]))[0].required_labels == ("gpu",)
+
+    async def test_unknown_kinds_are_left(self, storage: Storage) -> None:
+        """Q6: a job of a kind that a worker does not know waits for another worker, unharmed."""
+        job_id = await add(storage, "new")
+        await add(storage, "old")
+        assert kinds(await claim_all(storage, kinds=["old", "older"])) == ["old"]
+        job = await storage.jobs.get(job_id)
+        assert (job.state, job.deliveries, job.attempt) == (JobState.QUEUED, 0, 0)
+        assert await storage.jobs.claim("worker-1", kinds=[]) is None
+        assert kinds(await claim_all(storage, kinds=["new"])) == ["new"]
+
+    async def test_what_does_not_fit_blocks_nobody(self, storage: Storage) -> None:
+        """Q18: a crowd of unknown kinds and labels at the head of a queue does not hide the job behind it."""
+        await storage.jobs.enqueue_bulk(
+            [
+                *(EnqueueRequest("unknown", priority=9) for _ in range(1500)),
+                *(EnqueueRequest("work", priority=9, required_labels=["gpu"]) for _ in range(1500)),
+                *(EnqueueRequest("unknown", priority=9, delay=1) for _ in range(1500)),
+                EnqueueRequest("work", "wanted"),
+            ]
+        )
+        await advance(storage, 2)
+        assert payloads(await claim_all(storage, kinds=["work"], limit=5)) == ["wanted"]
+
+    async def test_a_crowd_of_due_jobs(self, storage: Storage) -> None:
+        """Q18: thousands of jobs that become due at the same moment are all handed out, each once."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work", n, delay=5) for n in range(3000))
+        assert await storage.jobs.claim("worker-1") is None
+        await advance(storage, 6)
+        assert sorted(payloads(await claim_all(storage, limit=250))) == list(range(3000))
+
+
+@pytest.mark.anyio
+class TestAttempts:
+    """What counts as a run."""
+
+    async def test_attempts_count_runs(self, storage: Storage) -> None:
+        """Q3: the first run is attempt 1, and `max_attempts` counts it."""
+        job_id = await add(storage, max_attempts=3, retry=NO_WAIT)
+        for attempt in (1, 2, 3):
+            job, lease = await take(storage)
+            assert job.attempt == attempt
+            await storage.jobs.fail(lease.id, f"boom {attempt}")
+        assert await storage.jobs.claim("worker-1") is None
+        job = await storage.jobs.get(job_id)
+        assert (job.state, job.attempt) == (JobState.DEAD, 3)
+        assert [entry.attempt for entry in job.error_history] == [1, 2, 3]
+        assert [entry.error.message for entry in job.error_history] == ["boom 1", "boom 2", "boom 3"]
+
+    async def test_one_attempt_is_one_run(self, storage: Storage) -> None:
+        """Q3: with max_attempts 1 a failed job is never tried again."""
+        job_id = await add(storage, max_attempts=1)
+        await storage.jobs.fail((await take_lease(storage)).id, "boom")
+        assert await state_of(storage, job_id) is JobState.DEAD
+
+    @pytest.mark.parametrize("attempts", [1, 3])
+    async def test_a_crash_is_a_run(self, storage: Storage, attempts: int) -> None:
+        """Q3: a lease that runs out during a run uses up an attempt, and the last one makes the job dead."""
+        job_id = await add(storage, max_attempts=attempts, retry=NO_WAIT)
+        for attempt in range(1, attempts + 1):
+            job, _ = await take(storage, lease_ttl=5)
+            assert job.attempt == attempt
+            await advance(storage, 6)
+            await storage.jobs.reap_expired_leases()
+        job = await storage.jobs.get(job_id)
+        assert job.state is JobState.DEAD
+        assert job.error is not None
+        assert "lease" in str(job.error)
+
+    async def test_giving_back_is_no_run(self, storage: Storage) -> None:
+        """Q3: release and snooze use up no attempt, however often they happen."""
+        job_id = await add(storage, max_attempts=1)
+        for n in range(12):
+            job, lease = await take(storage)
+            assert job.attempt == 1
+            if n % 2:
+                await storage.jobs.release(lease.id)
+            else:
+                await storage.jobs.snooze(lease.id, delay=0)
+        assert (await storage.jobs.get(job_id)).attempt == 0
+        await storage.jobs.complete((await take_lease(storage)).id)
+        assert (await storage.jobs.get(job_id)).attempt == 1
+
+    async def test_a_prefetched_run_counts_from_its_beginning(self, storage: Storage) -> None:
+        """Q3: a prefetched job's attempt counts once its worker says that the run has begun."""
+        job_id = await add(storage)
+        job, lease = await prefetch(storage)
+        assert job.attempt == 1
+        assert (await storage.jobs.get(job_id)).attempt == 0
+        await storage.jobs.finish_many([], began=[lease.id, "unknown"])
+        await storage.jobs.finish_many([], began=[lease.id])
+        assert (await storage.jobs.get(job_id)).attempt == 1
+
+    async def test_a_prefetched_job_that_is_finished_has_run(self, storage: Storage) -> None:
+        """Q3: completing or failing a prefetched job counts its run, without a word that it began."""
+        done, failed = await add(storage), await add(storage, retry=NO_WAIT)
+        await storage.jobs.complete((await prefetch(storage))[1].id)
+        await storage.jobs.fail((await prefetch(storage))[1].id, "boom")
+        assert (await storage.jobs.get(done)).attempt == 1
+        assert (await storage.jobs.get(failed)).attempt == 1
+
+    async def test_a_crash_before_the_run_is_no_run(self, storage: Storage) -> None:
+        """Q3: a lease that runs out before its run began uses up no attempt."""
+        job_id = await add(storage, max_attempts=1)
+        await prefetch(storage, lease_ttl=5)
+        await advance(storage, 6)
+        await storage.jobs.reap_expired_leases()
+        job = await storage.jobs.get(job_id)
+        assert (job.state, job.attempt) == (JobState.QUEUED, 0)
+        assert (await take(storage))[0].attempt == 1
+
+    async def test_a_crash_after_the_word_is_a_run(self, storage: Storage) -> None:
+        """Q3: once a prefetched run is known to have begun, its crash uses up the attempt."""
+        job_id = await add(storage, max_attempts=1)
+        _, lease = await prefetch(storage, lease_ttl=5)
+        await storage.jobs.finish_many([], began=[lease.id])
+        await advance(storage, 6)
+        await storage.jobs.reap_expired_leases()
+        assert await state_of(storage, job_id) is JobState.DEAD
+
+    async def test_releasing_a_begun_prefetched_run(self, storage: Storage) -> None:
+        """Q3: a graceful release uses up no attempt even when the run had begun."""
+        job_id = await add(storage)
+        _, lease = await prefetch(storage)
+        await storage.jobs.finish_many([], began=[lease.id])
+        await storage.jobs.release(lease.id)
+        assert (await storage.jobs.get(job_id)).attempt == 0
+
+    async def test_a_job_that_kills_its_workers(self, storage: Storage) -> None:
+        """Q3: a job whose workers vanish before its run begins is dead after max_attempts + 3 deliveries."""
+        job_id = await add(storage, max_attempts=2)
+        for delivery in range(1, 6):
+            job, _ = await prefetch(storage, lease_ttl=5)
+            assert job.deliveries == delivery
+            await advance(storage, 6)
+            await storage.jobs.reap_expired_leases()
+        assert await storage.jobs.claim("worker-1") is None
+        job = await storage.jobs.get(job_id)
+        assert (job.state, job.deliveries) == (JobState.DEAD, 5)
+        assert job.error is not None
+        assert "deliver" in str(job.error)

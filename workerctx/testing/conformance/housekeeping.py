@@ -1,0 +1,378 @@
+"""Looking at a store, tidying it up, and what separates one from another."""
+# ruff: noqa: PLR2004 - tests compare with the numbers that they have just put in
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from workerctx.errors import (
+    InvalidRequest,
+    JobNotFound,
+    LeaseLost,
+    StoreClosed,
+    UniqueKeyTaken,
+    UnknownScope,
+    WrongState,
+)
+from workerctx.queue.model import FINAL_STATES, JobState
+from workerctx.queue.request import EnqueueRequest
+from workerctx.queue.schedule import Schedule
+from workerctx.queue.workers import WorkerInfo
+from workerctx.testing.clock import advance
+from workerctx.testing.conformance.support import (
+    NO_WAIT,
+    StorageFactory,
+    add,
+    dead_job,
+    ids,
+    state_of,
+    succeeded_job,
+    take,
+    take_lease,
+)
+
+if TYPE_CHECKING:
+    from workerctx.queue.base import Storage
+
+
+async def one_of_each(storage: Storage) -> dict[JobState, str]:
+    """Make a job in every state and return their ids."""
+    made = {JobState.SUCCEEDED: await succeeded_job(storage), JobState.DEAD: await dead_job(storage)}
+    made[JobState.CANCELLED] = await add(storage)
+    await storage.jobs.cancel(made[JobState.CANCELLED])
+    made[JobState.RUNNING] = await add(storage)
+    await take(storage, lease_ttl=10_000)
+    made[JobState.QUEUED] = await add(storage)
+    made[JobState.SCHEDULED] = await add(storage, delay=5_000)
+    made[JobState.BLOCKED] = await add(storage, depends_on=[made[JobState.RUNNING]])
+    return made
+
+
+@pytest.mark.anyio
+class TestListing:
+    """Many jobs at a glance."""
+
+    async def test_by_state(self, storage: Storage) -> None:
+        """Every state can be listed and counted."""
+        made = await one_of_each(storage)
+        for state, job_id in made.items():
+            page = await storage.jobs.list(state=state)
+            assert (ids(page.jobs), page.next_cursor) == ([job_id], None)
+            assert page.jobs[0].state is state
+        assert await storage.jobs.counts() == dict.fromkeys(JobState, 1)
+        assert ids((await storage.jobs.list()).jobs) == sorted(made.values())
+
+    @pytest.mark.parametrize(
+        ("options", "wanted"),
+        [
+            ({"kind": "b"}, {"kind": "b"}),
+            ({"queue": "other"}, {"queue": "other"}),
+            ({"tenant_id": "acme"}, {"tenant_id": "acme"}),
+            ({"workflow_id": "wf"}, {"workflow_id": "wf"}),
+            ({"unique_key": "k"}, {"unique_key": "k"}),
+            ({"kind": "b", "queue": "other", "tenant_id": "x"}, {"kind": "b", "tenant_id": "x"}),
+        ],
+        ids=["kind", "queue", "tenant", "workflow", "key", "several"],
+    )
+    async def test_filters(self, storage: Storage, options: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """Each filter narrows the listing, and all given filters must match."""
+        await add(storage, "a")
+        job_id = await add(storage, **{"kind": "a", **options})
+        await storage.jobs.cancel(job_id)
+        assert ids((await storage.jobs.list(**wanted)).jobs) == [job_id]
+        assert ids((await storage.jobs.list(**wanted, state=JobState.CANCELLED)).jobs) == [job_id]
+        assert ids((await storage.jobs.list(**wanted, state=JobState.DEAD)).jobs) == []
+
+    async def test_old_holders_of_a_key_are_listed(self, storage: Storage) -> None:
+        """A key lists the jobs that have had it, not only the active one."""
+        made = [await succeeded_job(storage, unique_key="k") for _ in range(3)]
+        made.append(await add(storage, unique_key="k"))
+        assert ids((await storage.jobs.list(unique_key="k")).jobs) == made
+
+    async def test_pages(self, storage: Storage) -> None:
+        """Pages together hold every job once, in the order of the ids."""
+        outcomes = await storage.jobs.enqueue_bulk(EnqueueRequest("work") for _ in range(25))
+        found: list[str] = []
+        sizes: list[int] = []
+        cursor: str | None = None
+        while True:
+            page = await storage.jobs.list(limit=10, cursor=cursor)
+            found += ids(page.jobs)
+            sizes.append(len(page.jobs))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert found == [outcome.id for outcome in outcomes]
+        assert sizes == [10, 10, 5]
+
+    async def test_a_full_last_page(self, storage: Storage) -> None:
+        """A last page that happens to be full says that it is the last."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work") for _ in range(10))
+        assert (await storage.jobs.list(limit=10)).next_cursor is None
+        with pytest.raises(InvalidRequest):
+            await storage.jobs.list(limit=0)
+
+    async def test_due_jobs_are_queued(self, storage: Storage) -> None:
+        """A delayed job that has become due is listed and counted as queued, whether or not anybody claims."""
+        job_id = await add(storage, delay=10)
+        await advance(storage, 11)
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 1
+        assert ids((await storage.jobs.list(state=JobState.QUEUED)).jobs) == [job_id]
+        assert ids((await storage.jobs.list(state=JobState.SCHEDULED)).jobs) == []
+        assert await state_of(storage, job_id) is JobState.QUEUED
+
+    async def test_counts_by_queue(self, storage: Storage) -> None:
+        """Counts can be asked for one queue, and the queues tell theirs."""
+        await add(storage, queue="a")
+        await add(storage, queue="a", delay=60)
+        await dead_job(storage, queue="b")
+        counts = await storage.jobs.counts(queue="a")
+        assert {state: count for state, count in counts.items() if count} == {
+            JobState.QUEUED: 1,
+            JobState.SCHEDULED: 1,
+        }
+        assert set(counts) == set(JobState)
+        assert await storage.jobs.counts(queue="nobody") == dict.fromkeys(JobState, 0)
+        infos = await storage.jobs.queues()
+        assert [(info.name, info.paused, info.counts) for info in infos] == [
+            ("a", False, {JobState.QUEUED: 1, JobState.SCHEDULED: 1}),
+            ("b", False, {JobState.DEAD: 1}),
+        ]
+
+    async def test_an_unknown_job(self, storage: Storage) -> None:
+        """A job that does not exist cannot be got."""
+        with pytest.raises(JobNotFound, match="nobody"):
+            await storage.jobs.get("nobody")
+
+
+@pytest.mark.anyio
+class TestRetryByHand:
+    """A second chance."""
+
+    @pytest.mark.parametrize("end", ["dead", "cancelled"])
+    async def test_putting_back(self, storage: Storage, end: str) -> None:
+        """A dead or cancelled job is put back, due now, with all its attempts."""
+        job_id = await add(storage, max_attempts=1, unique_key="k")
+        if end == "dead":
+            await storage.jobs.fail((await take_lease(storage)).id, "boom")
+        else:
+            await storage.jobs.cancel(job_id)
+        await storage.jobs.retry(job_id)
+        job = await storage.jobs.get(job_id)
+        assert (job.state, job.attempt, job.finished_at) == (JobState.QUEUED, 0, None)
+        assert (await storage.jobs.enqueue(EnqueueRequest("work", unique_key="k"))).id == job_id
+        job, lease = await take(storage)
+        assert (job.id, job.attempt) == (job_id, 1)
+        await storage.jobs.complete(lease.id, "at last")
+        assert await storage.jobs.result(job_id) == "at last"
+
+    async def test_again_and_again(self, storage: Storage) -> None:
+        """Deliveries of earlier lives do not count against a job that is put back."""
+        job_id = await dead_job(storage, max_attempts=1)
+        for _ in range(8):
+            await storage.jobs.retry(job_id)
+            await storage.jobs.fail((await take_lease(storage)).id, "boom")
+        assert await state_of(storage, job_id) is JobState.DEAD
+
+    async def test_only_what_failed(self, storage: Storage) -> None:
+        """No other job can be put back, and nothing is changed by trying."""
+        made = await one_of_each(storage)
+        for state in set(JobState) - {JobState.DEAD, JobState.CANCELLED}:
+            with pytest.raises(WrongState) as caught:
+                await storage.jobs.retry(made[state])
+            assert caught.value.state == state
+            assert await state_of(storage, made[state]) is state
+        with pytest.raises(JobNotFound):
+            await storage.jobs.retry("nobody")
+
+    async def test_a_taken_key(self, storage: Storage) -> None:
+        """Q8: a job whose key another active job has meanwhile stays where it is."""
+        job_id = await dead_job(storage, unique_key="k")
+        holder = await add(storage, unique_key="k")
+        with pytest.raises(UniqueKeyTaken) as caught:
+            await storage.jobs.retry(job_id)
+        assert caught.value.holder == holder
+        assert await state_of(storage, job_id) is JobState.DEAD
+
+
+@pytest.mark.anyio
+class TestDelete:
+    """Jobs that are no longer wanted."""
+
+    async def test_everything_but_running(self, storage: Storage) -> None:
+        """A job can be deleted unless it is running."""
+        made = await one_of_each(storage)
+        running = made.pop(JobState.RUNNING)
+        for job_id in made.values():
+            await storage.jobs.delete(job_id)
+            with pytest.raises(JobNotFound):
+                await storage.jobs.get(job_id)
+        with pytest.raises(WrongState):
+            await storage.jobs.delete(running)
+        with pytest.raises(JobNotFound):
+            await storage.jobs.delete(made[JobState.DEAD])
+        counts = await storage.jobs.counts()
+        assert {state: count for state, count in counts.items() if count} == {JobState.RUNNING: 1}
+        assert await storage.jobs.claim("worker-1") is None
+        await advance(storage, 6_000)
+        assert await storage.jobs.claim("worker-1") is None
+
+
+@pytest.mark.anyio
+class TestPrune:
+    """Retention."""
+
+    async def test_only_old_finished_jobs(self, storage: Storage) -> None:
+        """Q2: prune removes what finished before the retention and nothing else, however old."""
+        old = await one_of_each(storage)
+        await advance(storage, 100)
+        young = await succeeded_job(storage)
+        assert await storage.jobs.prune(200) == 0
+        assert await storage.jobs.prune(timedelta(seconds=50)) == 3
+        kept = {old[state] for state in set(JobState) - FINAL_STATES} | {young}
+        assert set(ids((await storage.jobs.list()).jobs)) - {old[JobState.QUEUED]} == kept - {old[JobState.QUEUED]}
+        assert await storage.jobs.prune(50) == 0
+
+    async def test_chosen_states(self, storage: Storage) -> None:
+        """Each final state can have its own retention."""
+        made = await one_of_each(storage)
+        await advance(storage, 100)
+        assert await storage.jobs.prune(50, states=[JobState.SUCCEEDED, JobState.CANCELLED]) == 2
+        assert await state_of(storage, made[JobState.DEAD]) is JobState.DEAD
+
+    async def test_no_retention(self, storage: Storage) -> None:
+        """A retention of 0 removes everything that has finished."""
+        await succeeded_job(storage)
+        await advance(storage, 1)
+        assert await storage.jobs.prune(0) == 1
+
+    async def test_many(self, storage: Storage) -> None:
+        """Prune goes on until all that is old is gone."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work", workflow_id="wf") for _ in range(3500))
+        await storage.jobs.cancel_workflow("wf")
+        kept = await add(storage)
+        await advance(storage, 10)
+        assert await storage.jobs.prune(5) == 3500
+        assert ids((await storage.jobs.list()).jobs) == [kept]
+
+    async def test_a_job_that_was_put_back(self, storage: Storage) -> None:
+        """A job that was dead long ago and was put back is not pruned."""
+        job_id = await dead_job(storage)
+        await advance(storage, 100)
+        await storage.jobs.retry(job_id)
+        assert await storage.jobs.prune(50) == 0
+        assert await state_of(storage, job_id) is JobState.QUEUED
+
+    async def test_what_cannot_be_meant(self, storage: Storage) -> None:
+        """Q13: a negative retention, or pruning jobs that are alive, is refused."""
+        await add(storage)
+        with pytest.raises(InvalidRequest):
+            await storage.jobs.prune(-1)
+        with pytest.raises(InvalidRequest):
+            await storage.jobs.prune(0, states=[JobState.QUEUED])
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 1
+
+
+@pytest.mark.anyio
+class TestNamespaces:
+    """Stores within a store."""
+
+    async def test_nothing_crosses(self, storage_factory: StorageFactory) -> None:
+        """Q19: jobs, keys, ids, pauses, limits, workers and schedules of one namespace are not in another."""
+        async with storage_factory() as one, storage_factory(namespace="two") as two:
+            assert (one.namespace, two.namespace) == ("default", "two")
+            job_id = await add(one, job_id="same", unique_key="k", workflow_id="wf")
+            await one.rate_limits.configure("slack", capacity=1, per=1)
+            await one.workers.register(WorkerInfo(id="worker-1"))
+            await one.schedules.put(Schedule(name="tick", request=EnqueueRequest("tick"), every=10))
+            assert await two.jobs.claim("worker-1") is None
+            with pytest.raises(JobNotFound):
+                await two.jobs.get(job_id)
+            with pytest.raises(JobNotFound):
+                await two.jobs.cancel(job_id)
+            with pytest.raises(UnknownScope):
+                await two.rate_limits.acquire("slack")
+            assert not await two.workers.list()
+            assert not await two.schedules.list()
+            assert not (await two.jobs.list()).jobs
+            assert not await two.jobs.queues()
+            assert sum((await two.jobs.counts()).values()) == 0
+            assert await two.jobs.cancel_workflow("wf") == 0
+            await two.jobs.pause_queue("default")
+            assert await add(two, job_id="same", unique_key="k") == "same"
+            _, lease = await take(one)
+            with pytest.raises(LeaseLost):
+                await two.jobs.complete(lease.id)
+            assert (await two.jobs.renew_leases([lease.id])).lost == (lease.id,)
+            await two.jobs.prune(0)
+            await one.jobs.complete(lease.id)
+            assert await state_of(one, "same") is JobState.SUCCEEDED
+            assert await state_of(two, "same") is JobState.QUEUED
+
+    async def test_expiry_does_not_cross(self, storage_factory: StorageFactory) -> None:
+        """Q19: a reap in one namespace leaves the leases of another alone."""
+        async with storage_factory() as one, storage_factory(namespace="two") as two:
+            job_id = await add(one, retry=NO_WAIT)
+            await take(one, lease_ttl=5)
+            await advance(one, 6)
+            await two.jobs.reap_expired_leases()
+            assert await state_of(one, job_id) is JobState.RUNNING
+            assert len(await one.jobs.reap_expired_leases()) == 2
+
+
+@pytest.mark.anyio
+class TestStorage:
+    """Opening and closing."""
+
+    async def test_what_was_stored_is_there_again(self, storage_factory: StorageFactory) -> None:
+        """Q2, Q15: jobs, leases and settings survive closing; opening twice is harmless."""
+        async with storage_factory() as storage:
+            job_id = await add(storage, payload={"x": 1})
+            running = await add(storage, priority=1)
+            _, lease = await take(storage)
+            await storage.jobs.pause_queue("other")
+            await storage.rate_limits.configure("slack", capacity=2, per=60)
+            await storage.schedules.put(Schedule(name="tick", request=EnqueueRequest("tick"), every=10))
+        async with storage_factory() as storage, storage_factory() as again:
+            assert (await again.jobs.get(job_id)).payload == {"x": 1}
+            await storage.jobs.complete(lease.id, "done")
+            assert await again.jobs.result(running) == "done"
+            assert [info.name for info in await again.jobs.queues() if info.paused] == ["other"]
+            assert [limit.scope for limit in await again.rate_limits.list()] == ["slack"]
+            assert [schedule.name for schedule in await again.schedules.list()] == ["tick"]
+
+    async def test_closed(self, storage_factory: StorageFactory) -> None:
+        """A Storage that is not open says so."""
+        storage = storage_factory()
+        with pytest.raises(StoreClosed):
+            await storage.jobs.enqueue(EnqueueRequest("work"))
+        async with storage:
+            await add(storage)
+        with pytest.raises(StoreClosed):
+            await storage.jobs.claim("worker-1")
+
+    async def test_it_knows_its_name(self, storage: Storage) -> None:
+        """A Storage tells where it is and which part of it it is."""
+        assert "://" in storage.url
+        assert storage.namespace == "default"
+
+    async def test_time_can_be_moved(self, storage_factory: StorageFactory) -> None:
+        """Q11: the clock moves forward by what it is told, for everyone, and never back."""
+        async with storage_factory() as here, storage_factory() as there:
+            before = await here.now()
+            await advance(here, timedelta(hours=1))
+            for storage in (here, there):
+                assert await storage.now() == pytest.approx(before + 3600, abs=10)
+            with pytest.raises(InvalidRequest):
+                await advance(here, -1)
+            await add(there, delay=30)
+            await advance(here, 31)
+            await take(there)
+
+    async def test_time_passes(self, storage: Storage) -> None:
+        """Q11: store time never goes back."""
+        readings = [await storage.now() for _ in range(20)]
+        assert readings == sorted(readings)
