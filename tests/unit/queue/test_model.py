@@ -1,0 +1,264 @@
+"""The nouns of the queue: what a request accepts, how backoff counts, when a schedule fires."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from workerctx.errors import InvalidRequest, JobFailed, Throttled, UnknownBackend
+from workerctx.queue import (
+    FINAL_STATES,
+    ClaimRequest,
+    Constant,
+    EnqueueRequest,
+    Exponential,
+    FailedAttempt,
+    JobError,
+    JobState,
+    Linear,
+    Misfire,
+    QueuedJob,
+    RateLimit,
+    RetryPolicy,
+    Schedule,
+    StoreURL,
+    Workflow,
+    connect,
+    decode_json,
+    encode_json,
+    new_id,
+)
+from workerctx.queue.retry import decode_retry, encode_retry
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kind": ""}, "kind"),
+        ({"kind": "a\n"}, "kind"),
+        ({"queue": ""}, "queue"),
+        ({"payload": object()}, "cannot store"),
+        ({"payload": {1, 2, object()}}, "cannot store"),
+        ({"payload": {"deep": [1.0, float("nan")]}}, "NaN"),
+        ({"payload": float("inf")}, "NaN"),
+        ({"payload": "x" * 2_000_000}, "limit"),
+        ({"delay": -1}, "delay"),
+        ({"delay": float("nan")}, "delay"),
+        ({"delay": 1, "run_at": 5.0}, "either"),
+        ({"run_at": datetime(2030, 1, 1)}, "time zone"),
+        ({"expires_at": float("inf")}, "expires_at"),
+        ({"timeout": 0}, "timeout"),
+        ({"max_attempts": 0}, "max_attempts"),
+        ({"priority": 2**40}, "priority"),
+        ({"unique_key": ""}, "unique_key"),
+        ({"depends_on": "parent"}, "several names"),
+        ({"required_labels": ["ok", ""]}, "label"),
+        ({"headers": {"a": 1}}, "headers"),
+        ({"on_parent_failure": "ignore"}, "on_parent_failure"),
+    ],
+)
+def test_bad_requests_are_refused_when_they_are_made(options, says):
+    """Q13: what cannot be stored or meant is refused by name before anything is written."""
+    with pytest.raises(InvalidRequest, match=says):
+        EnqueueRequest(**{"kind": "a", **options})
+
+
+def test_durations_and_moments_come_in_two_forms():
+    """Seconds or timedelta, epoch seconds or aware datetime, are the same request."""
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    request = EnqueueRequest("a", delay=timedelta(minutes=1), timeout=timedelta(seconds=2), expires_at=moment)
+    assert (request.delay, request.timeout, request.expires_at) == (60.0, 2.0, moment.timestamp())
+
+
+def test_the_payload_is_fixed_when_the_request_is_made():
+    """Changing a payload afterwards does not change what is stored."""
+    payload = {"a": 1}
+    request = EnqueueRequest("a", payload)
+    payload["a"] = 2
+    assert decode_json(request.payload_json) == {"a": 1}
+
+
+def test_with_options_checks_again_and_swaps_delay_for_run_at():
+    """A copy with options is as valid as a new request."""
+    request = EnqueueRequest("a", {"x": 1}, delay=5)
+    moved = request.with_options(run_at=9.0, queue="other", unique_key="k")
+    assert (moved.delay, moved.run_at, moved.queue, moved.payload) == (0.0, 9.0, "other", {"x": 1})
+    assert moved.with_options(delay=1).run_at is None
+    with pytest.raises(InvalidRequest):
+        request.with_options(max_attempts=-1)
+
+
+def test_stored_json_is_readable_and_exact():
+    """Q16: what is stored is JSON text, and large integers survive."""
+    raw = encode_json({"name": "Zoë", "n": 2**70})
+    assert "Zoë".encode() in raw
+    assert decode_json(raw) == {"name": "Zoë", "n": 2**70}
+
+
+@pytest.mark.parametrize(
+    ("policy", "delays"),
+    [
+        (Constant(3, jitter=False), [3, 3, 3, 3]),
+        (Linear(2, cap=5, jitter=False), [2, 4, 5, 5]),
+        (Exponential(1, cap=5, jitter=False), [1, 2, 4, 5]),
+        (Exponential(0, cap=0, jitter=False), [0, 0, 0, 0]),
+    ],
+)
+def test_retry_n_waits_backoff_of_n(policy, delays):
+    """Q4: the first retry waits the base, later ones more, never above the cap."""
+    assert [policy.delay(retry) for retry in (1, 2, 3, 4)] == delays
+    assert policy.delay(100_000) <= max(5, delays[-1])
+
+
+def test_jitter_is_full_and_on_by_default():
+    """Q4: by default a retry waits anything between nothing and the full delay."""
+    policy = Exponential(8, cap=100)
+    assert policy.jitter
+    assert policy.delay(1, uniform=lambda: 0.0) == 0
+    assert policy.delay(2, uniform=lambda: 0.5) == 8
+
+
+@pytest.mark.parametrize("policy", [Constant(), Linear(1, 2), Exponential(3, 4, jitter=False), None])
+def test_policies_are_stored_as_readable_json(policy):
+    """Q16: a policy comes back from its JSON."""
+    assert decode_retry(encode_retry(policy)) == policy
+
+
+@pytest.mark.parametrize("wrong", [(-1, 5), (6, 5), (0, float("inf")), (float("nan"), 1)])
+def test_impossible_policies_are_refused(wrong):
+    """Q13: a backoff outside of 0 <= base <= cap is no backoff."""
+    with pytest.raises(InvalidRequest):
+        Exponential(*wrong)
+    with pytest.raises(NotImplementedError):
+        RetryPolicy().delay(1)
+
+
+def test_states_know_whether_they_are_final():
+    """Three states are final, and the error of a job depends on how it ended."""
+    assert {state for state in JobState if state.is_final} == FINAL_STATES
+    history = (FailedAttempt(1, 0.0, JobError("E", "first")), FailedAttempt(2, 0.0, JobError("E", "last")))
+    dead = QueuedJob(id="1", kind="k", state=JobState.DEAD, error_history=history)
+    assert str(dead.error) == "E: last"
+    assert QueuedJob(id="1", kind="k", state=JobState.SUCCEEDED, error_history=history).error is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"lease_ttl": 0}, {"lease_ttl": float("nan")}, {"limit": 0}, {"queues": ()}, {"queues": "default"}]
+)
+def test_claims_that_cannot_be_meant_are_refused(options):
+    """Q13: a lease without length, no limit, no queue."""
+    with pytest.raises(InvalidRequest):
+        ClaimRequest(worker_id="w", **options)
+
+
+def test_ids_sort_by_time():
+    """Ids made one after the other are in order."""
+    ids = [new_id() for _ in range(1000)]
+    assert ids == sorted(set(ids))
+
+
+def test_unknown_schemes_name_the_remedy():
+    """Q13: a URL without a backend says what to install, or what there is."""
+    with pytest.raises(UnknownBackend, match="workerctx.redis"):
+        connect("redis://localhost")
+    with pytest.raises(UnknownBackend, match="memory, sqlite"):
+        connect("mysql://localhost")
+    for url in ("jobs.db", "sqlite://host/x.db", "sqlite://", "sqlite:///x.db?what=1", "sqlite:///x.db?namespace="):
+        with pytest.raises(InvalidRequest):
+            connect(url)
+    with pytest.raises(InvalidRequest, match="synchronous"):
+        connect("sqlite:///x.db?synchronous=maybe")
+    assert StoreURL.parse("sqlite:///a%20b.db?namespace=n-1").namespace == "n-1"
+
+
+def test_a_workflow_puts_parents_first_and_refuses_circles():
+    """Unknown names and circles are refused before anything is written; ten thousand jobs in a row are fine."""
+    flow = Workflow()
+    flow.add("child", EnqueueRequest("b"), after=["parent"])
+    flow.add("parent", EnqueueRequest("a"))
+    requests = flow.requests()
+    assert list(requests) == ["parent", "child"]
+    assert requests["child"].depends_on == (requests["parent"].job_id,)
+    assert {request.workflow_id for request in requests.values()} == {flow.id}
+    with pytest.raises(InvalidRequest, match="already"):
+        flow.add("child", EnqueueRequest("b"))
+    flow.add("lost", EnqueueRequest("a"), after="nobody")
+    with pytest.raises(InvalidRequest, match="unknown"):
+        flow.requests()
+    circle = Workflow()
+    circle.add("a", EnqueueRequest("a"), after="b")
+    circle.add("b", EnqueueRequest("a"), after="a")
+    with pytest.raises(InvalidRequest, match="circle"):
+        circle.requests()
+    chain = Workflow()
+    for number in range(10_000):
+        chain.add(str(number), EnqueueRequest("a"), after=[str(number - 1)] if number else [])
+    assert len(chain.requests()) == 10_000
+
+
+def test_limits_and_throttles_are_values():
+    """A limit must allow something; what acquire hands back can be raised."""
+    assert RateLimit("a", 10, 5.0).interval == 0.5
+    for wrong in (("", 1, 1.0), ("a", 0, 1.0), ("a", 1, 0.0)):
+        with pytest.raises(InvalidRequest):
+            RateLimit(*wrong)
+    assert "0.500" in str(Throttled(0.5, "slack"))
+    assert JobFailed("1", "E: x").error == "E: x"
+
+
+BERLIN = "Europe/Berlin"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "either"),
+        ({"cron": "* * * * *", "every": 5}, "either"),
+        ({"cron": "61 * * * *"}, "not valid"),
+        ({"every": 0}, "every"),
+        ({"every": 5, "timezone": "Mars/Olympus"}, "time zone"),
+        ({"every": 5, "name": ""}, "name"),
+    ],
+)
+def test_bad_schedules_are_refused(options, says):
+    """Q13: a schedule is checked when it is made."""
+    with pytest.raises(InvalidRequest, match=says):
+        Schedule(**{"name": "s", "request": EnqueueRequest("a"), **options})
+
+
+def test_cron_follows_its_time_zone_through_daylight_saving():
+    """W11: a job at half past two runs once on the night when that hour happens twice, and not never in spring."""
+    schedule = Schedule(name="s", request=EnqueueRequest("a"), cron="30 2 * * *", timezone=BERLIN)
+    spring = datetime(2026, 3, 28, 12, tzinfo=UTC).timestamp()
+    tick = schedule.next_after(spring)
+    assert tick is not None
+    assert datetime.fromtimestamp(tick, UTC) == datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
+    autumn = datetime(2026, 10, 24, 12, tzinfo=UTC).timestamp()
+    first = schedule.next_after(autumn)
+    assert first is not None
+    second = schedule.next_after(first)
+    assert second is not None
+    assert second - first > 23 * 3600
+
+
+@pytest.mark.parametrize(
+    ("misfire", "late", "fires"),
+    [
+        (Misfire.SKIP, 30.0, 1),
+        (Misfire.SKIP, 350.0, 1),
+        (Misfire.SKIP, 390.0, 0),
+        (Misfire.ONE, 390.0, 1),
+        (Misfire.ALL, 390.0, 4),
+    ],
+)
+def test_missed_ticks_follow_the_policy(misfire, late, fires):
+    """W11: missed ticks are skipped, made up for once, or all fired."""
+    schedule = Schedule(
+        name="s", request=EnqueueRequest("a"), every=100, misfire=misfire, next_fire_at=1000.0
+    )
+    due = schedule.due(1000.0 + late)
+    assert len(due.fire) == fires
+    assert due.next_fire_at is not None
+    assert due.next_fire_at > 1000.0 + late
+    assert schedule.due(999.0).fire == ()
