@@ -216,7 +216,8 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
         """
         shell = self._shell
         host = shell.host
-        if host is None or shell.machine.snapshot.stopping:
+        now = shell.machine.tip
+        if host is None or ((now.following or now.state is not _RUNNING) and shell.machine.snapshot.stopping):
             close_awaitable(func)
             raise self._refusal("spawn in", label_of(func))
         work = coroutine_of(func, args)

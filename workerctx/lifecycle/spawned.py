@@ -6,6 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Awaitable, Coroutine, Generator
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 _log = logging.getLogger("workerctx")
+
+_COROUTINE: type[object] = CoroutineType
 
 
 class SpawnedTask(Awaitable[T_co], Generic[T_co]):
@@ -186,7 +189,8 @@ def coroutine_of(func: Callable[..., Coroutine[Any, Any, T_co]], args: tuple[Any
         close_awaitable(given)
         raise TypeError(f"spawn() takes a function and its arguments, not {given!r}: write spawn(func, *args)")
     work = func(*args)
-    if not isinstance(work, Coroutine):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers exist
+    # The exact type first: asking the abstract class costs as much as the rest of a spawn.
+    if type(work) is not _COROUTINE and not isinstance(work, Coroutine):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"spawn() needs an async function, but {func!r} returned {work!r}: wrap it in one")
     return work
 

@@ -1,0 +1,1 @@
+"""Measurements: ``python -m tests.bench lifecycle`` and its like. Nothing here is a test."""
