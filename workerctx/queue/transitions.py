@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import replace
 
 from workerctx.errors import InvalidRequest
+from workerctx.queue.codec import encode_json
 from workerctx.queue.events import Cancelled, Completed, Failed, LeaseExpired, Ready, Snoozed, Started
 from workerctx.queue.finish import CompleteLease, FailLease, ReleaseLease, SnoozeLease, ThrottleLease
 from workerctx.queue.model import (
@@ -115,15 +116,19 @@ def unblock(job: QueuedJob, now: float) -> QueuedJob:
 
 
 def check_finish(how: Finish) -> None:
-    """Refuse a wait that is no number of seconds.
+    """Refuse a wait that is no number of seconds, and details of an error that cannot be stored.
 
     Raises:
-        InvalidRequest: It is negative, NaN or infinite.
+        InvalidRequest: A wait is negative, NaN or infinite, or details are not JSON or too large.
     """
     match how:
-        case FailLease() | SnoozeLease():
+        case FailLease():
             if how.delay is not None:
                 check_wait(how.delay)
+            if how.error.details is not None:
+                encode_json(how.error.details, "error's details")
+        case SnoozeLease():
+            check_wait(how.delay)
         case ThrottleLease():
             check_wait(how.retry_after)
         case _:

@@ -43,7 +43,11 @@ class Change:
 
     def __enter__(self) -> Self:
         self.table.lock.acquire()
-        self._expire()
+        try:
+            self._expire()
+        except BaseException:
+            self.table.lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

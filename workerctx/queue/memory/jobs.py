@@ -261,14 +261,16 @@ class MemoryJobs:
 
     async def result(self, job_id: str, *, timeout: float | None = None) -> Any:
         """Wait for a job's outputs."""
+        self._session.check_open()
         table = self._session.store.table
 
         def has_ended() -> bool:
             job = table.jobs.get(job_id)
             return job is None or job.state in FINAL_STATES
 
-        with anyio.fail_after(timeout), table.watch(job_id, has_ended) as latch:
-            await latch.wait()
+        if not has_ended():
+            with anyio.fail_after(timeout), table.watch(job_id, has_ended) as latch:
+                await latch.wait()
         job = await self.get(job_id)
         if job.state is JobState.SUCCEEDED:
             return job.result
@@ -319,6 +321,7 @@ class MemoryJobs:
 
     def subscribe(self, *, capacity: int = 1024) -> AbstractAsyncContextManager[AsyncIterator[JobEvent | Lagged]]:
         """Return the events of what is done through this Storage object."""
+        self._session.check_open()
         return self._session.broadcast.subscribe(capacity)
 
     @asynccontextmanager

@@ -44,15 +44,23 @@ class Session:
         self._clock = None
         self.broadcast.close()
 
+    def check_open(self) -> Clock:
+        """Return the clock of a Storage that is open.
+
+        Raises:
+            StoreClosed: It is not.
+        """
+        if self._clock is None:
+            raise StoreClosed('the store is not open: use it inside "async with"')
+        return self._clock
+
     def now(self) -> float:
         """Return the store's time.
 
         Raises:
             StoreClosed: The Storage is not open.
         """
-        if self._clock is None:
-            raise StoreClosed('the store is not open: use it inside "async with"')
-        return self._clock.now()
+        return self.check_open().now()
 
     def change(self, *, heard: bool = False) -> Change:
         """Return a transaction at this moment.

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import anyio.lowlevel
 
 from workerctx.errors import InvalidRequest, QueueError
+from workerctx.queue.memory.clock import Calendar
 from workerctx.queue.memory.companions import MemoryRateLimits, MemoryRenewer, MemorySchedules, MemoryWorkers
 from workerctx.queue.memory.jobs import MemoryJobs
 from workerctx.queue.memory.session import Session
@@ -82,6 +83,7 @@ class MemoryStorage:
         self._session.store.alarms.ring_all()
 
 
+_calendars: Final[dict[str, Calendar]] = {}
 _shared: Final[dict[tuple[str, str], Store]] = {}
 _lock: Final = threading.Lock()
 
@@ -101,5 +103,6 @@ def open_memory(url: StoreURL) -> MemoryStorage:
     if not parts.netloc:
         return MemoryStorage(url.raw, url.namespace, Store())
     with _lock:
-        store = _shared.setdefault((parts.netloc, url.namespace), Store())
+        calendar = _calendars.setdefault(parts.netloc, Calendar())
+        store = _shared.setdefault((parts.netloc, url.namespace), Store(calendar))
     return MemoryStorage(url.raw, url.namespace, store)

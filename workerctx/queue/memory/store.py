@@ -20,10 +20,10 @@ class Store:
     Threads: everything but the alarms is used under the table's lock.
     """
 
+    calendar: Calendar = attrs.field(factory=Calendar)
     table: Table = attrs.field(factory=Table, init=False)
     graph: Graph = attrs.field(init=False)
     alarms: Alarms = attrs.field(factory=Alarms, init=False)
-    calendar: Calendar = attrs.field(factory=Calendar, init=False)
     buckets: dict[str, Bucket] = attrs.field(factory=dict[str, Bucket], init=False)
     workers: dict[str, WorkerInfo] = attrs.field(factory=dict[str, WorkerInfo], init=False)
     commands: dict[str, list[WorkerCommand]] = attrs.field(factory=dict[str, list[WorkerCommand]], init=False)

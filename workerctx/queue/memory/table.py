@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import contextmanager
+from copy import deepcopy
 from heapq import heapify, heappop, heappush
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
@@ -207,6 +208,7 @@ class Table:
         return replace(
             job,
             headers=dict(job.headers),
+            progress=None if job.progress is None else deepcopy(job.progress),
             upstream_outputs={key: decode_json(raw) for key, raw in upstream.items()} if upstream else {},
             **changes,
         )
@@ -265,7 +267,7 @@ class Table:
         heappush(self._expiring, (moment, job_id))
         if len(self._expiring) > self._sweep_expiring_at:
             # Jobs that ran or went away in time leave their places behind.
-            self._expiring = [place for place in self._expiring if self._expires(place)]
+            self._expiring[:] = [place for place in self._expiring if self._expires(place)]
             heapify(self._expiring)
             self._sweep_expiring_at = max(_SWEEP_FROM, 2 * len(self._expiring))
 

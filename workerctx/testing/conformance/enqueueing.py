@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from workerctx.errors import InvalidRequest
-from workerctx.queue.model import EnqueueOutcome, JobState
+from workerctx.queue.finish import FailLease
+from workerctx.queue.model import EnqueueOutcome, JobError, JobState
 from workerctx.queue.request import EnqueueRequest
 from workerctx.queue.retry import Constant, Exponential, Linear
 from workerctx.testing.clock import advance
@@ -22,6 +23,7 @@ from workerctx.testing.conformance.support import (
     dead_job,
     ids,
     payloads,
+    refused,
     state_of,
     take,
     take_lease,
@@ -321,6 +323,20 @@ class TestBadInput:
             with pytest.raises(InvalidRequest):
                 await storage.jobs.complete(lease.id, outputs)
         await storage.jobs.complete(lease.id, "good")
+
+    async def test_error_details(self, storage: Storage) -> None:
+        """Q13: an error whose details are not JSON is refused alone, and its lease is as it was."""
+        job_id, other = await add(storage), await add(storage)
+        first, second = await take_lease(storage), await take_lease(storage)
+        outcomes = await storage.jobs.finish_many(
+            [
+                FailLease(first.id, JobError("Error", "boom", details=object()), retryable=False),
+                FailLease(second.id, JobError("Error", "boom", details=[1]), retryable=False),
+            ]
+        )
+        assert refused(outcomes) == [InvalidRequest, None]
+        assert await state_of(storage, job_id) is JobState.RUNNING
+        assert await state_of(storage, other) is JobState.DEAD
 
     async def test_waits(self, storage: Storage) -> None:
         """Q13: a negative or endless wait is refused and the lease is as it was."""

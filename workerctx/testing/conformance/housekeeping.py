@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -366,8 +367,9 @@ class TestStorage:
             await advance(here, timedelta(hours=1))
             for storage in (here, there):
                 assert await storage.now() == pytest.approx(before + 3600, abs=10)
-            with pytest.raises(InvalidRequest):
-                await advance(here, -1)
+            for seconds in (-1.0, math.nan, math.inf):
+                with pytest.raises(InvalidRequest):
+                    await advance(here, seconds)
             await add(there, delay=30)
             await advance(here, 31)
             await take(there)

@@ -67,6 +67,7 @@ class TestResult:
                 await storage.jobs.result(job_id, timeout=timeout)
         await storage.jobs.complete((await take_lease(storage)).id, 1)
         assert await storage.jobs.result(job_id, timeout=PATIENCE) == 1
+        assert await storage.jobs.result(job_id, timeout=0) == 1
 
     async def test_many_wait(self, storage_factory: StorageFactory) -> None:
         """Q10: any number of waiters, also through another Storage, get the result once it is there."""
