@@ -11,6 +11,7 @@ import ast
 import re
 import sys
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,15 +31,27 @@ def promises(page: str) -> list[str]:
     return _TESTS_LINE.findall(page)
 
 
-def collect(root: Path) -> dict[str, list[str]]:
+def folders() -> dict[str, Path]:
+    """Return where tests are, by their path in the tree: our own, and the suite that we ship for stores."""
+    shipped = ROOT / "workerctx" / "testing"
+    if not shipped.is_dir():  # a checkout without packages tests those that are installed
+        spec = find_spec("workerctx.testing")
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        shipped = Path(spec.submodule_search_locations[0])
+    return {"tests": ROOT / "tests", "workerctx/testing": shipped}
+
+
+def collect(folders: Mapping[str, Path]) -> dict[str, list[str]]:
     """Return for each promise the links to its tests, in the order of files and lines."""
     links: defaultdict[str, list[str]] = defaultdict(list)
-    for path in sorted((root / "tests").rglob("*.py")):
-        file = path.relative_to(root).as_posix()
-        for name, docstring in _tests(ast.parse(path.read_text(encoding="utf-8"))):
-            numbers = _DOCSTRING.match(docstring)
-            for number in numbers[1].split(", ") if numbers else ():
-                links[number].append(f"[{name}](../{file})")
+    for place, folder in folders.items():
+        for path in sorted(folder.rglob("*.py")):
+            file = f"{place}/{path.relative_to(folder).as_posix()}"
+            for name, docstring in _tests(ast.parse(path.read_text(encoding="utf-8")), path.stem):
+                numbers = _DOCSTRING.match(docstring)
+                for number in numbers[1].split(", ") if numbers else ():
+                    links[number].append(f"[{name}](../{file})")
     return dict(links)
 
 
@@ -47,13 +60,15 @@ def render(page: str, links: Mapping[str, Sequence[str]]) -> str:
     return _TESTS_LINE.sub(lambda line: f"Tests of {line[1]}: {', '.join(links.get(line[1], ['none yet']))}.", page)
 
 
-def _tests(module: ast.Module) -> Iterator[tuple[str, str]]:
+def _tests(module: ast.Module, module_name: str) -> Iterator[tuple[str, str]]:
     for node in ast.walk(module):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if name.startswith("test_"):
                 yield name, ast.get_docstring(node) or ""
             case ast.ClassDef(name=name):  # a state machine of hypothesis is a test as a whole
                 yield name, ast.get_docstring(node) or ""
+            case ast.Module():  # and so is a module that runs a suite
+                yield module_name, ast.get_docstring(node) or ""
             case _:
                 pass
 
@@ -61,7 +76,7 @@ def _tests(module: ast.Module) -> Iterator[tuple[str, str]]:
 def main(arguments: Sequence[str]) -> int:
     """Refresh or check the page; return the exit status."""
     before = PAGE.read_text(encoding="utf-8")
-    links = collect(ROOT)
+    links = collect(folders())
     after = render(before, links)
     if "--write" in arguments:
         PAGE.write_text(after, encoding="utf-8")

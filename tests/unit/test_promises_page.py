@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 page = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "promises.py")))
 TEXT = page.PAGE.read_text(encoding="utf-8")
-LINKS = page.collect(ROOT)
+LINKS = page.collect(page.folders())
 NAMED = page.promises(TEXT)
 
 
@@ -40,16 +40,18 @@ def test_links_come_from_docstrings(tmp_path):
     folder = tmp_path / "tests" / "unit"
     folder.mkdir(parents=True)
     (folder / "test_it.py").write_text(
+        '"""Q17: a suite."""\n'
         'async def test_a():\n    """L1, L22: one."""\n'
         'def test_b():\n    """Mentions L3: not its test."""\n'
         'def helper():\n    """L4: not a test."""\n'
         'class TestMachine:\n    """L5: a machine."""\n    def test_c(self):\n        """L1: again."""\n'
     )
-    links = page.collect(tmp_path)
+    links = page.collect({"tests": tmp_path / "tests"})
     assert links == {
         "L1": ["[test_a](../tests/unit/test_it.py)", "[test_c](../tests/unit/test_it.py)"],
         "L22": ["[test_a](../tests/unit/test_it.py)"],
         "L5": ["[TestMachine](../tests/unit/test_it.py)"],
+        "Q17": ["[test_it](../tests/unit/test_it.py)"],
     }
 
 
