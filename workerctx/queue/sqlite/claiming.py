@@ -11,14 +11,14 @@ from workerctx.queue import transitions
 from workerctx.queue.ids import new_id
 from workerctx.queue.sql import json_text, to_lease, to_micros
 from workerctx.queue.sqlite.engine import Merging
-from workerctx.queue.sqlite.settling import write_back
+from workerctx.queue.sqlite.settling import cancel_expired, write_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workerctx.errors import QueueError
     from workerctx.queue.finish import ClaimRequest
-    from workerctx.queue.model import Claimed, QueuedJob
+    from workerctx.queue.model import Claimed
     from workerctx.queue.sqlite.transaction import Transaction
     from workerctx.queue.turns import Turns
 
@@ -149,15 +149,17 @@ def _candidates(tx: Transaction, groups: Sequence[int], limit: int) -> list[tupl
 
 
 def _finish_unfit(tx: Transaction, seqs: Sequence[int]) -> None:
-    rows = tx.job_rows(seqs)
-    changed: list[tuple[int, QueuedJob]] = []
-    for row, job in zip(rows.values(), tx.jobs(rows.values()), strict=True):
+    """End jobs that came to the head of their group and may not run; and, with them, others that are too late."""
+    changed = dict(cancel_expired(tx))
+    rows = [row for seq, row in tx.job_rows(seqs).items() if seq not in changed]
+    for row, job in zip(rows, tx.jobs(rows), strict=True):
         if transitions.is_poison(job):
-            changed.append((row.seq, transitions.poisoned(job, tx.seconds)))
+            changed[row.seq] = transitions.poisoned(job, tx.seconds)
         else:
-            changed.append((row.seq, transitions.cancel(job, transitions.EXPIRED, tx.seconds)))
-    write_back(tx, changed)
-    tx.events.extend(transitions.ending(job, tx.seconds) for _, job in changed)
+            changed[row.seq] = transitions.cancel(job, transitions.EXPIRED, tx.seconds)
+    if tx.listening:
+        tx.events.extend(transitions.ending(job, tx.seconds) for job in changed.values())
+    write_back(tx, list(changed.items()))
 
 
 def _lease(tx: Transaction, seqs: list[int], orders: Sequence[ClaimOrder], outcomes: Sequence[list[Claimed]]) -> None:

@@ -15,27 +15,26 @@ if TYPE_CHECKING:
 
 _OWN: Final = (
     "FROM json_each(?) l WHERE workerctx_jobs.seq = json_extract(l.value, '$[0]') "
-    "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') AND workerctx_jobs.state = 'running'"
+    "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') "
+    "AND workerctx_jobs.state = 'running' AND +workerctx_jobs.ns = ?"
 )
 RENEW: Final = f"UPDATE workerctx_jobs SET lease_expires = ? {_OWN} AND lease_expires >= ?"  # noqa: S608 - constants
 BEGIN_RUNS: Final = f"UPDATE workerctx_jobs SET began = 1, attempt = attempt + 1 {_OWN} AND began = 0"  # noqa: S608 - constants
 HELD: Final = (
     "SELECT json_group_array(json_array(j.seq, j.claim_id, j.cancel)) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
     "WHERE j.seq = json_extract(l.value, '$[0]') AND j.claim_id = json_extract(l.value, '$[1]') "
-    "AND j.state = 'running' AND j.lease_expires >= ?"
+    "AND j.state = 'running' AND +j.ns = ? AND j.lease_expires >= ?"
 )
-SET_PROGRESS: Final = "UPDATE workerctx_jobs SET progress = ? WHERE seq = ? AND claim_id = ? AND state = 'running'"
+SET_PROGRESS: Final = (
+    "UPDATE workerctx_jobs SET progress = ? WHERE seq = ? AND claim_id = ? AND state = 'running' AND +ns = ?"
+)
 
 
 def renew(tx: Transaction, leases: Sequence[str], extend_by: float) -> Renewed:
     """Let leases run for ``extend_by`` seconds from now; those that ran out are lost."""
     pairs = lease_pairs(leases)
-    tx.run(RENEW, tx.now + to_micros(extend_by), pairs, tx.now)
-    # A renewal by a negative time ends the leases; they were held all the same.
-    held = {
-        lease_id(claim, seq): cancel
-        for seq, claim, cancel in tx.array(HELD, pairs, min(tx.now, tx.now + to_micros(extend_by)))
-    }
+    tx.run(RENEW, tx.now + to_micros(extend_by), pairs, tx.ns, tx.now)
+    held = {lease_id(claim, seq): cancel for seq, claim, cancel in tx.array(HELD, pairs, tx.ns, tx.now)}
     return Renewed(
         lost=tuple(lease for lease in leases if lease not in held),
         cancelled={lease: CancelReason(reason) for lease, reason in held.items() if reason is not None},
@@ -57,14 +56,14 @@ def renew_one(tx: Transaction, lease: str, extend_by: float) -> Lease:
     if row.lease_expires < tx.now:
         raise LeaseExpired(lease)
     row.lease_expires = tx.now + to_micros(extend_by)
-    tx.run(RENEW, row.lease_expires, lease_pairs([lease]), tx.now)
+    tx.run(RENEW, row.lease_expires, lease_pairs([lease]), tx.ns, tx.now)
     granted = to_lease(row, extend_by)
     return Lease(granted.id, granted.job_id, granted.worker_id, tx.seconds, extend_by, row.lease_expires / MICROSECONDS)
 
 
 def begin_runs(tx: Transaction, leases: Iterable[str]) -> None:
     """Note that runs have begun, so that a crash uses up an attempt."""
-    tx.run(BEGIN_RUNS, lease_pairs(leases))
+    tx.run(BEGIN_RUNS, lease_pairs(leases), tx.ns)
 
 
 def set_progress(tx: Transaction, lease: str, progress: str) -> None:
@@ -74,5 +73,5 @@ def set_progress(tx: Transaction, lease: str, progress: str) -> None:
         LeaseLost: The lease does not hold the job any more.
     """
     claim_id, seq = split_lease(lease)
-    if not tx.run(SET_PROGRESS, progress, seq, claim_id):
+    if not tx.run(SET_PROGRESS, progress, seq, claim_id, tx.ns):
         raise LeaseLost(lease)

@@ -30,12 +30,13 @@ COMPLETE: Final = (
     "UPDATE workerctx_jobs SET state = 'succeeded', result = json_extract(l.value, '$[2]'), finished_at = ?, "
     "attempt = attempt + 1 - began, began = 1, lease_expires = NULL, cancel = NULL FROM json_each(?) l "
     "WHERE workerctx_jobs.seq = json_extract(l.value, '$[0]') "
-    "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') AND workerctx_jobs.state = 'running'"
+    "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') "
+    "AND workerctx_jobs.state = 'running' AND +workerctx_jobs.ns = ?"
 )
 HOLDING: Final = (
     "SELECT json_group_array(j.seq) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
     "WHERE j.seq = json_extract(l.value, '$[0]') AND j.claim_id = json_extract(l.value, '$[1]') "
-    "AND j.state = 'running'"
+    "AND j.state = 'running' AND +j.ns = ?"
 )
 WRITE_BACK: Final = (
     "UPDATE workerctx_jobs SET state = ?, attempt = ?, deliveries = ?, run_at = ?, expires_at = ?, worker_id = ?, "
@@ -110,14 +111,14 @@ def _complete(
     )
     told = len(completed)
     tx.cursor.execute("SAVEPOINT completing")
-    if tx.run(COMPLETE, tx.now, leases) < told:
+    if tx.run(COMPLETE, tx.now, leases, tx.ns) < told:
         # Somebody came too late: find out who, then complete the rest.
         tx.cursor.execute("ROLLBACK TO completing")
-        holding = set(tx.array(HOLDING, leases))
+        holding = set(tx.array(HOLDING, leases, tx.ns))
         for seq in [seq for seq in completed if seq not in holding]:
             index, finish = completed.pop(seq)
             outcomes[index] = LeaseLost(finish.lease_id)
-        tx.run(COMPLETE, tx.now, leases)
+        tx.run(COMPLETE, tx.now, leases, tx.ns)
     tx.cursor.execute("RELEASE completing")
     if not completed:
         return
@@ -155,6 +156,15 @@ def _end_otherwise(tx: Transaction, others: dict[int, tuple[int, Finish]], outco
     write_back(tx, changed)
 
 
+def cancel_expired(tx: Transaction) -> list[tuple[int, QueuedJob]]:
+    """Return jobs whose time to run by has passed, as cancelled, with their row numbers."""
+    rows = tx.job_rows(tx.array(EXPIRED_JOBS, tx.ns, tx.now, REAPED_AT_ONCE))
+    return [
+        (row.seq, transitions.cancel(job, transitions.EXPIRED, tx.seconds))
+        for row, job in zip(rows.values(), tx.jobs(rows.values()), strict=True)
+    ]
+
+
 def reap(tx: Transaction) -> list[JobEvent]:
     """Take jobs from expired leases, and cancel jobs whose time to run by has passed."""
     events: list[JobEvent] = []
@@ -167,11 +177,9 @@ def reap(tx: Transaction) -> list[JobEvent]:
         ended = after.state in FINAL_STATES or row.began
         tell = transitions.ending if ended else transitions.ready
         events += (transitions.lease_expired(job, now), tell(after, now))
-    late = tx.job_rows(tx.array(EXPIRED_JOBS, tx.ns, tx.now, REAPED_AT_ONCE))
-    for row, job in zip(late.values(), tx.jobs(late.values()), strict=True):
-        after = transitions.cancel(job, transitions.EXPIRED, now)
-        changed.append((row.seq, after))
-        events.append(transitions.ending(after, now))
+    late = cancel_expired(tx)
+    changed += late
+    events.extend(transitions.ending(job, now) for _, job in late)
     told = len(tx.events)
     write_back(tx, changed, listening=True)
     cascade = tx.events[told:]

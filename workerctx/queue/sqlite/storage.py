@@ -114,6 +114,8 @@ class SqliteStorage:
 
     async def advance(self, seconds: float) -> None:
         """Move the clock of this file forward, for everyone who uses it."""
+        if not 0 <= seconds < float("inf"):
+            raise InvalidRequest(f"a clock moves forward by 0 or more seconds, not by {seconds}")
         await self._writer.call(lambda tx: tx.run(MOVE_CLOCK, to_micros(seconds)))
         await anyio.to_thread.run_sync(partial(self._hub.tell, None, finished=True))
 

@@ -23,7 +23,7 @@ NEWEST_GROUP: Final = "SELECT max(grp) FROM workerctx_groups"
 ADD_GROUP: Final = "INSERT INTO workerctx_groups (ns, queue, kind, labels) VALUES (?, ?, ?, ?)"
 _JSON_COLUMNS: Final = ", ".join(f"j.{column}" for column in COLUMNS)
 ROWS: Final = (
-    f"SELECT json_group_array(json_array({_JSON_COLUMNS})) FROM workerctx_jobs j WHERE j.seq IN "  # noqa: S608 - constants
+    f"SELECT json_group_array(json_array({_JSON_COLUMNS})) FROM workerctx_jobs j WHERE +j.ns = ? AND j.seq IN "  # noqa: S608 - constants
     "(SELECT value FROM json_each(?))"
 )
 UPSTREAM: Final = (
@@ -130,7 +130,7 @@ class Transaction:
 
     def job_rows(self, seqs: Sequence[int]) -> dict[int, JobRow]:
         """Return rows by number; those that do not exist are left out."""
-        return {row.seq: row for row in decode_rows(self.value(ROWS, json_text(seqs)))}
+        return {row.seq: row for row in decode_rows(self.value(ROWS, self.ns, json_text(seqs)))}
 
     def group(self, number: int) -> Group:
         """Return a group by its number."""
