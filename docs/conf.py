@@ -28,7 +28,6 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Cancellation", "Threads"]
 
 # The build needs no network, so names of other projects cannot be looked up. Ours must resolve.
-nitpick_ignore = [("py:obj", "workerctx.testing")]
 nitpick_ignore_regex = [(r"py:.*", r"(?!workerctx).*")]
 
 OURS = {"workerctx", "workerctx_starlette"}
@@ -38,6 +37,7 @@ PACKAGES = (
     "workerctx.service",
     "workerctx.service.layers",
     "workerctx.runtime",
+    "workerctx.testing",
     "workerctx_starlette",
 )
 
