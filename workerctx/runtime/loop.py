@@ -153,10 +153,12 @@ class WorkerLoop(AsyncContextManagerMixin):
                         tasks.start_soon(self._serve, lambda: self._beat(storage))
                         tasks.start_soon(self._serve, lambda: self._reap(storage, exchange))
                         self._context.listen(lambda _, event: self._follow(event, exchange), Pause, Resume, Stop)
-                        async with self._context:
+                        # Slots are part of the body, not spawned tasks: what the context counts are jobs.
+                        async with self._context, anyio.create_task_group() as working:
                             for number in range(self.config.concurrency):
-                                self._context.spawn(slots.work, number, name=f"slot {number}", essential=True)
+                                working.start_soon(slots.work, number, name=f"slot {number}")
                             yield self
+                            self._context.stop("the body of its async with block ended")
                 finally:
                     tasks.cancel_scope.cancel()
                     with anyio.CancelScope(shield=True):
