@@ -58,7 +58,7 @@ async def work(folder: Path, backlog: int = 25) -> None:
                     continue
                 for job, lease in claimed:
                     log.write("ran", job.id, lease.id)
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.08)
                 outcomes = await jobs.finish_many([CompleteLease.of(lease.id, job.id) for job, lease in claimed])
                 for (job, lease), outcome in zip(claimed, outcomes, strict=True):
                     if outcome is None:

@@ -33,8 +33,8 @@ from workerctx.errors import LeaseLost
 from workerctx.queue import (
     FINAL_STATES,
     Cancelled,
-    CompleteLease,
     Completed,
+    CompleteLease,
     Constant,
     EnqueueRequest,
     Failed,
