@@ -6,60 +6,40 @@ import inspect
 import sys
 import warnings
 import weakref
-from datetime import timedelta
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import AsyncContextManagerMixin
 
 from workerctx.errors import NotAccepting, SelfAwait
 from workerctx.lifecycle import forks, signals
-from workerctx.lifecycle.events import Custom, Event
+from workerctx.lifecycle.control import OWN_GRACE, WorkerControl, seconds_of
 from workerctx.lifecycle.home import Home
 from workerctx.lifecycle.host import Host, failure_of
 from workerctx.lifecycle.pulling import UntilStopped
 from workerctx.lifecycle.shell import OnChildFailure, Shell
-from workerctx.lifecycle.signals import TRANSITION_SIGNALS, Listener, Mailbox, Outbox, is_async, worker_event
+from workerctx.lifecycle.signals import Outbox
 from workerctx.lifecycle.spawned import SpawnedTask, SpawnedWork, coroutine_of, run
 from workerctx.lifecycle.state import Machine, WorkerState
-from workerctx.lifecycle.tracked import RUN_OF_TRACKED, Tracked, close_awaitable, label_of
-from workerctx.lifecycle.view import WorkerView
+from workerctx.lifecycle.tracked import RUN_OF_TRACKED, Tracked, close_coroutine, label_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from datetime import timedelta
+    from types import TracebackType
 
+    from workerctx.lifecycle.carried import CarriesData
     from workerctx.lifecycle.shutdown import Shutdown
-    from workerctx.lifecycle.signals import ListenerFunction
 
 T = TypeVar("T")
 
 _RUNNING = WorkerState.RUNNING
 _COROUTINE: type[object] = CoroutineType
-OWN_GRACE: Final = -1.0
-"""Where a grace is given: the one that the worker was made with."""
 
 
-class DataByType(Protocol):
-    """Looks values up by their type."""
-
-    def require(self, kind: type[T], /) -> T:
-        """Return the value of this type, or raise `MissingData`."""
-        ...
-
-
-class CarriesData(Protocol):
-    """A request whose `data` maps types to values."""
-
-    @property
-    def data(self) -> DataByType:
-        """The request's values by type."""
-        ...
-
-
-class WorkerContext(WorkerView, AsyncContextManagerMixin):
+class WorkerContext(WorkerControl):
     """An awaitable worker: it counts tasks, holds new ones back while paused, drains on stop, tells its listeners.
 
     ``async with ctx`` hosts it: it starts, and leaving the block stops it and waits until everything it accepted has
@@ -99,8 +79,9 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
                 context.fail(error)
 
         outbox = Outbox(this, crashed)
-        super().__init__(Shell(Machine(name), outbox, grace=_seconds(grace), max_tasks=max_tasks), service)
-        self._shutdown = shutdown
+        shell = Shell(Machine(name), outbox, grace=seconds_of(grace), max_tasks=max_tasks)
+        super().__init__(shell, service, shutdown)
+        self._hosting: AbstractAsyncContextManager[WorkerContext] | None = None
         forks.remember(self._shell)
         if shutdown is not None:
             shutdown.attach(self)
@@ -113,61 +94,6 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
             MissingData: it carries none.
         """
         return request.data.require(cls)
-
-    # Transitions
-
-    def start(self) -> None:
-        """Begin to run, unhosted; ``async with`` does it by itself.
-
-        Raises:
-            InvalidTransition: it is not pending, or it has async listeners, which need a host.
-        """
-        if self._shell.host is None and any(listener.mailbox for listener in self._shell.outbox.listeners):
-            raise self._shell.machine.refuse("start", "it has async listeners, so enter it: async with ctx")
-        self._shell.start()
-
-    def pause(self, reason: str | None = None) -> None:
-        """Hold back accepted work that has not begun; what runs goes on.
-
-        Raises:
-            InvalidTransition: it is not running.
-        """
-        self._shell.pause(reason)
-
-    def resume(self) -> None:
-        """Let work begin again.
-
-        Raises:
-            InvalidTransition: it is not paused.
-        """
-        self._shell.resume()
-
-    def stop(self, reason: str | None = None, *, grace: float | timedelta | None = OWN_GRACE) -> bool:
-        """Take no more work and let the accepted work end, until the deadline.
-
-        Never blocks and never fails; on a stopped worker it can only shorten the deadline.
-
-        Args:
-            reason: for people and logs; the first one is kept.
-            grace: seconds, or a timedelta, until the deadline instead of the worker's own; 0 cancels at once, None
-                waits for ever.
-
-        Returns:
-            Whether this call stopped the worker.
-        """
-        return self._shell.stop_within(reason, self._shell.grace if grace == OWN_GRACE else _seconds(grace))
-
-    def fail(self, error: BaseException) -> bool:
-        """Stop because the worker's infrastructure failed: what it owns is cancelled, waiters raise `WorkerFailed`.
-
-        Returns:
-            Whether this is the failure that counts; a later one is logged.
-        """
-        return self._shell.fail(error)
-
-    def stop_when_idle(self) -> None:
-        """Stop as soon as no task is in; until then new work is accepted."""
-        self._shell.stop_when_idle()
 
     # Work
 
@@ -184,9 +110,14 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
         """
         shell = self._shell
         now = shell.machine.tip
-        if now.following or now.state is not _RUNNING or type(awaitable) is not _COROUTINE:
-            self._admit(awaitable)
         ledger = shell.ledger
+        if (
+            now.following
+            or now.state is not _RUNNING
+            or type(awaitable) is not _COROUTINE
+            or ledger.outbox.home is None
+        ):
+            awaitable = self._admit(awaitable)
         ledger.entered += 1
         return Tracked(ledger, awaitable)
 
@@ -218,13 +149,13 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
         host = shell.host
         now = shell.machine.tip
         if host is None or ((now.following or now.state is not _RUNNING) and shell.machine.snapshot.stopping):
-            close_awaitable(func)
+            close_coroutine(func)
             raise self._refusal("spawn in", label_of(func))
         work = coroutine_of(func, args)
         task: SpawnedTask[T] = SpawnedTask(name or label_of(func), essential=essential)
         shell.ledger.entered += 1
-        counted = SpawnedWork(shell.ledger, work, task, shell.spawned)
-        task.attach(host.work.create_task(run(task, counted, shell.fail), name=task.name))
+        shell.spawned[task] = counted = SpawnedWork(shell.ledger, work, task.name)
+        task.attach(host.work.create_task(run(shell, task, counted), name=task.name))
         return task
 
     def child(
@@ -240,7 +171,8 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
 
         Args:
             name: for people and logs.
-            grace: seconds, or a timedelta; this worker's own by default. An earlier deadline of the parent counts.
+            grace: seconds, or a timedelta; when this worker is stopped, the earlier of its deadline and this grace
+                counts. This worker's own by default.
             max_tasks: as for `WorkerContext`.
             service: as for `WorkerContext`.
             on_failure: ``forward``: the child's failure fails the parent; ``contain``: the parent reports it as an
@@ -257,12 +189,11 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
         made = WorkerContext(
             name, grace=shell.grace if grace == OWN_GRACE else grace, max_tasks=max_tasks, service=service
         )
-        made._shell.parent = shell
-        made._shell.on_failure = on_failure
-        shell.children[made._shell] = None
-        now = shell.machine.snapshot
-        if now.stopping:
-            made._shell.stop(now.reason, now.deadline)
+        inner = made._shell
+        inner.parent = shell
+        inner.own_grace = grace != OWN_GRACE
+        inner.on_failure = on_failure
+        shell.adopt(inner)
         return made
 
     def cancel_at_deadline(self, scope: anyio.CancelScope) -> AbstractContextManager[None]:
@@ -275,37 +206,12 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
         """
         return self._shell.bounding(scope)
 
-    # Listeners
-
-    def wrap_listener(self, function: ListenerFunction) -> Listener:
-        """Put a listener ``f(ctx, event)`` in front of all others; it hears every event and cannot suppress one."""
-        return self._listen(function, (), in_front=True)
-
-    def listen(self, function: ListenerFunction, *event_types: type[Event]) -> Listener:
-        """Append a listener ``f(ctx, event)``, plain or async, for these types of events, or for all.
-
-        Returns:
-            A handle that disconnects it; a strong reference is kept until then.
-
-        Raises:
-            InvalidTransition: an async listener on a worker that runs unhosted.
-        """
-        return self._listen(function, event_types, in_front=False)
-
-    def emit(self, value: object) -> None:
-        """Tell the listeners: an `Event` as it is, anything else as ``Custom(value)``."""
-        outbox = self._shell.outbox
-        if not (outbox.listeners or worker_event.receivers or type(value) in TRANSITION_SIGNALS):
-            return
-        event = value if isinstance(value, Event) else Custom(sequence=self._shell.ledger.sequence, value=value)
-        if outbox.audience(type(event)):
-            outbox.put(lambda: (event,))
-            outbox.flush()
-
     # Waiting
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Wait until the worker is stopped and all its tasks have ended.
+
+        In the body of its own ``async with`` this returns before the worker has finished; elsewhere, after.
 
         Raises:
             WorkerFailed: its infrastructure failed.
@@ -353,45 +259,68 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
         """
         return UntilStopped(self._shell.ledger, self._shell.stopping, source)
 
-    # Readiness
-
-    def mark_unready(self, reason: str) -> None:
-        """Make `is_ready` false although the worker runs; `reason` is what probes will say."""
-        self._unready = reason
-
-    def mark_ready(self) -> None:
-        """Undo `mark_unready`."""
-        self._unready = None
-
     # Inside
 
-    def __asynccontextmanager__(self) -> AbstractAsyncContextManager[Self]:
+    async def __aenter__(self) -> Self:
+        """Host the worker, and start it if it is pending.
+
+        Raises:
+            InvalidTransition: it is stopped, entered already, or was started on another event loop.
+        """
         shell = self._shell
-        if shell.host is not None or shell.machine.snapshot.stopping:
+        if shell.machine.snapshot.stopping:
             raise shell.machine.refuse("enter")
+        if shell.host is not None:
+            raise shell.machine.refuse("enter", "it is entered already, make another worker")
         here = Home(anyio.lowlevel.current_token().native_token)
         if shell.outbox.home is not None and shell.outbox.home.native is not here.native:
             raise shell.machine.refuse("enter", "it was started on another event loop, so enter it there")
         shell.outbox.home = here
         shell.host = Host(self, shell)
-        return shell.host.run()  # type: ignore[return-value]
+        self._hosting = shell.host.run()
+        await self._hosting.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        """Stop and drain the worker.
+
+        Raises:
+            WorkerFailed: its infrastructure failed; what the body raises leaves as it is.
+
+        Cancellation: stops it with grace 0 and is raised again when what the worker owns has unwound.
+        """
+        hosting, self._hosting = self._hosting, None
+        if hosting is None:
+            raise self._shell.machine.refuse("leave", "it was not entered")
+        return await hosting.__aexit__(kind, exc, tb)
 
     async def _wait_finished(self) -> None:
         shell = self._shell
         if shell.released:
             await anyio.lowlevel.checkpoint()
-        await shell.wait_quiet(shell.finished)
+        if shell.host is not None and shell.host.is_body():
+            # The worker cannot finish before its own body ends.
+            await shell.stopping.wait()
+            await shell.wait_quiet(shell.quiet)
+        else:
+            await shell.wait_quiet(shell.finished)
         failed = failure_of(shell)
         if failed is not None:
             raise failed
 
-    def _admit(self, awaitable: object) -> None:
+    def _admit(self, awaitable: Awaitable[T]) -> Awaitable[T]:
         if self._shell.machine.snapshot.stopping:
             label = label_of(awaitable)
-            close_awaitable(awaitable)
+            close_coroutine(awaitable)
             raise self._not_accepting(label)
-        if not hasattr(awaitable, "__await__"):
-            raise TypeError(f"track() takes a coroutine or another awaitable, not {awaitable!r}: call the function")
+        self._shell.ledger.adopt_home()
+        if hasattr(awaitable, "__await__"):
+            return awaitable
+        if inspect.isawaitable(awaitable):  # an old generator-based coroutine
+            return _awaiting(awaitable)
+        raise TypeError(f"track() takes a coroutine or another awaitable, not {awaitable!r}: call the function")
 
     def _refusal(self, operation: str, label: str) -> Exception:
         if self._shell.machine.snapshot.stopping:
@@ -405,21 +334,6 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
             f"worker {self.name!r} takes no more work, it is {'finished' if now.finished else 'stopping'}{because}:"
             f" {label} was not run, hand it to another worker"
         )
-
-    def _listen(self, function: ListenerFunction, event_types: tuple[type[Event], ...], *, in_front: bool) -> Listener:
-        shell = self._shell
-        asynchronous = is_async(function)
-        if asynchronous and shell.host is None and shell.machine.snapshot.started:
-            raise shell.machine.refuse("add an async listener to", "it has no task group, so enter it: async with ctx")
-        listener = Listener(function, event_types, shell.outbox, Mailbox() if asynchronous else None)
-        shell.outbox.add(listener, in_front=in_front)
-        host = shell.host
-        if asynchronous and host is not None and shell.outbox.home is not None:
-            if shell.outbox.home.is_here():
-                host.listen(listener)
-            else:
-                shell.outbox.home.post(lambda: host.listen(listener))
-        return listener
 
     def _is_waiting_for_itself(self) -> bool:
         frame = inspect.currentframe()
@@ -446,8 +360,5 @@ class WorkerContext(WorkerView, AsyncContextManagerMixin):
             )
 
 
-def _seconds(grace: float | timedelta | None) -> float | None:
-    seconds = grace.total_seconds() if isinstance(grace, timedelta) else grace
-    if seconds is not None and not seconds >= 0:
-        raise ValueError(f"grace must be 0 or more seconds, or None for no limit, not {grace!r}")
-    return seconds
+async def _awaiting(awaitable: Awaitable[T]) -> T:
+    return await awaitable

@@ -13,7 +13,7 @@ _shells: weakref.WeakSet[Shell] = weakref.WeakSet()
 
 
 def remember(shell: Shell) -> None:
-    """Have the child's copy of a started worker stopped after a fork."""
+    """Have the child process's copy of a worker told of a fork; one that was started is stopped there."""
     _shells.add(shell)
 
 

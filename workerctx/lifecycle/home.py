@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 from typing import TYPE_CHECKING, Protocol, cast
 
 import anyio
 import anyio.lowlevel
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ class Home:
     """A running event loop, by the handle that reaches it from any thread."""
 
     native: object
+    _process: int = field(factory=os.getpid, init=False)
 
     @classmethod
     def current(cls) -> Home | None:
@@ -48,16 +50,22 @@ class Home:
         loop = self.native
         return loop.time() if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time()
 
+    def is_current(self) -> bool:
+        """Tell whether the loop runs in this thread."""
+        current = Home.current()
+        return current is not None and current.native is self.native and self._process == os.getpid()
+
     def is_here(self) -> bool:
         """Tell whether this code runs on the loop, and not in a signal handler that merely interrupted it."""
-        current = Home.current()
-        return current is not None and current.native is self.native and not in_signal_handler()
+        return self.is_current() and not in_signal_handler()
 
     def post(self, callback: Callable[[], object]) -> bool:
-        """Have the loop call `callback` soon; False if the loop is gone.
+        """Have the loop call `callback` soon; False if the loop is gone, or belongs to the process we forked from.
 
         Threads: any thread, any other loop, and a signal handler. The callback must not raise.
         """
+        if self._process != os.getpid():
+            return False
         try:
             if isinstance(self.native, asyncio.AbstractEventLoop):
                 self.native.call_soon_threadsafe(callback)

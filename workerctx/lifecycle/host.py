@@ -16,6 +16,8 @@ from attrs import define, field
 
 from workerctx.errors import WorkerFailed
 from workerctx.lifecycle import signals
+from workerctx.lifecycle.latch import Latch
+from workerctx.lifecycle.spawned import reap
 from workerctx.lifecycle.state import Outcome, WorkerState
 
 if TYPE_CHECKING:
@@ -42,86 +44,128 @@ class Host:
     work: TaskGroup = field(factory=anyio.create_task_group, init=False)
     """The body and the spawned tasks."""
     _ears: TaskGroup = field(factory=anyio.create_task_group, init=False)
+    _serving: int = field(default=0, init=False)
+    """How many async listeners are served."""
+    _deaf: Latch = field(init=False)
+    """Holds while none is."""
+    _hushed: bool = field(default=False, init=False)
+    _body: int = field(factory=lambda: anyio.get_current_task().id, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._deaf = Latch(lambda: not self._serving)
+
+    def is_body(self) -> bool:
+        """Tell whether this is the task that runs the body of the ``async with``."""
+        try:
+            return anyio.get_current_task().id == self._body
+        except RuntimeError:  # another loop, or a bare callback
+            return False
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[WorkerContext]:
         """Start the worker, run the body of the ``async with``, stop and drain."""
         shell = self._shell
+        error: BaseException | None = None
         try:
             async with self._ears:
                 for listener in shell.outbox.listeners:
                     self.listen(listener)
-                async with self._working():
-                    yield self._context
-                await shell.wait_quiet(shell.quiet)
-                shell.finish()
-                self._hush()
-        except BaseException as exc:
+                try:
+                    async with self._working():
+                        yield self._context
+                    await shell.wait_quiet(shell.quiet)
+                except BaseException as exc:
+                    self._note(exc)
+                    await self._end(shielded=True)
+                    raise
+                await self._end(shielded=False)
+        except BaseException as exc:  # noqa: BLE001 - raised below, where its context is left alone
             error = collapse(exc)
-            if not isinstance(error, anyio.get_cancelled_exc_class()):
-                shell.fail(error)
-            if error is exc:
-                raise
-            raise error from error.__cause__
-        finally:
+            self._note(error)
+        try:
             shell.host = None
             shell.settle()
-            shell.release()
-            self._report_undelivered()
-        failed = failure_of(shell)
-        if failed is not None:
-            raise failed
+            error = error or failure_of(shell)
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     @asynccontextmanager
     async def _working(self) -> AsyncGenerator[None]:
         """Run the body beside the spawned tasks, and see all of them end, at the deadline at the latest."""
         shell = self._shell
-        async with self.work:
-            if shell.machine.snapshot.state is WorkerState.PENDING:
-                shell.start()
-            try:
-                yield
-                shell.stop_within("the body of its async with block ended", shell.grace)
-                if not shell.is_quiet:
-                    await shell.quiet.wait()
-            except anyio.get_cancelled_exc_class():
-                if not self.work.cancel_scope.cancel_called:
-                    shell.stop_within("cancelled from outside", 0.0)
-                    shell.overdue = True
-                raise
-            except BaseException as exc:
-                shell.fail(exc)
-                raise
+        try:
+            async with self.work:
+                scope = self.work.cancel_scope
+                if shell.machine.snapshot.state is WorkerState.PENDING:
+                    shell.start()
+                try:
+                    yield
+                    shell.stop_within("the body of its async with block ended", shell.grace)
+                    if not shell.is_quiet:
+                        await shell.quiet.wait()
+                except BaseException as exc:
+                    if not (is_cancellation(exc) and scope.cancel_called):
+                        self._note(exc)
+                    raise
+        finally:
+            reap(shell)
+        if not shell.machine.snapshot.stopping:
+            _log.error(
+                "a task of worker %r was cancelled natively before it began, and all with it", shell.machine.name
+            )
+            shell.stop_within("a task was cancelled natively before it began", 0.0)
         shell.overdue |= self.work.cancel_scope.cancelled_caught
+
+    def _note(self, error: BaseException) -> None:
+        """Stop the worker for what ended it: a cancellation from outside, or a failure."""
+        error = collapse(error)
+        if not is_cancellation(error):
+            self._shell.fail(error)
+        elif not self._shell.machine.snapshot.finished:
+            self._shell.overdue = True
+            self._shell.stop_within("cancelled from outside", 0.0)
 
     def listen(self, listener: Listener) -> None:
         """Serve an async listener; a sync one needs no serving."""
-        if listener.mailbox is not None:
-            self._ears.start_soon(
-                signals.serve,
-                self._context,
-                self._shell.outbox,
-                listener,
-                name=f"listener {listener.function!r}",
-            )
+        mailbox = listener.mailbox
+        if mailbox is None or mailbox.is_served or self._hushed:
+            return
+        mailbox.is_served = True
+        self._serving += 1
+        self._ears.start_soon(self._serve, listener, name=f"listener {listener.function!r}")
+
+    async def _serve(self, listener: Listener) -> None:
+        try:
+            await signals.serve(self._context, self._shell.outbox, listener)
+        finally:
+            self._serving -= 1
+            self._deaf.wake()
 
     def bound(self, deadline: float) -> None:
         """Cancel the work at `deadline`, in seconds of the loop's clock, unless that comes sooner anyway."""
         scope = self.work.cancel_scope
         scope.deadline = min(scope.deadline, deadline)
 
-    def _hush(self) -> None:
-        """Let the async listeners take what is queued for them and end."""
-        self._ears.cancel_scope.deadline = max(self._shell.deadline, anyio.current_time() + LISTENER_TAIL)
-        for mailbox in self._mailboxes():
-            mailbox.close()
+    async def _end(self, *, shielded: bool) -> None:
+        """Finish if nothing is in, and let the async listeners take what is queued for them."""
+        if self._shell.is_quiet:
+            self._shell.finish()
+        self._hushed = True
+        for listener in self._shell.outbox.listeners:
+            if listener.mailbox is not None:
+                listener.mailbox.close()
+        if self._serving:
+            deadline = max(self._shell.deadline, anyio.current_time() + LISTENER_TAIL)
+            with anyio.CancelScope(deadline=deadline, shield=shielded):
+                await self._deaf.wait()
+        self._ears.cancel_scope.cancel()
 
-    def _report_undelivered(self) -> None:
-        if undelivered := sum(len(mailbox) for mailbox in self._mailboxes()):
-            _log.warning("worker %r ended before async listeners took %d events", self._context.name, undelivered)
 
-    def _mailboxes(self) -> list[signals.Mailbox]:
-        return [listener.mailbox for listener in self._shell.outbox.listeners if listener.mailbox is not None]
+def is_cancellation(error: BaseException) -> bool:
+    """Tell whether this is how the event loop cancels a task."""
+    return isinstance(error, anyio.get_cancelled_exc_class())
 
 
 def failure_of(shell: Shell) -> WorkerFailed | None:

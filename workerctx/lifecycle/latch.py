@@ -44,8 +44,8 @@ class Latch:
         for home, callback in list(self._waiters.values()):
             home.post(callback)
 
-    async def wait(self) -> None:
-        """Return once the fact holds.
+    async def wait(self, unless: Callable[[], bool] | None = None) -> None:
+        """Return once the fact holds, or once `unless` does at a wake-up.
 
         Cancellation: leaves nothing behind. Always a checkpoint.
         """
@@ -59,7 +59,7 @@ class Latch:
             self._waiters[key] = (home, woken.set)
             try:
                 # The waiter is registered before it looks, so a wake-up in between is not lost.
-                if self.holds():
+                if self.holds() or (unless is not None and unless()):
                     return
                 await woken.wait()
             finally:
@@ -80,10 +80,6 @@ class Latch:
             yield
         finally:
             self._waiters.pop(key, None)
-
-    def forget(self) -> None:
-        """Drop every waiter: after a fork they belong to the parent process."""
-        self._waiters.clear()
 
     @property
     def waiting(self) -> int:

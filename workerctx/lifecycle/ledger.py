@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from workerctx.errors import NotAccepting
+from workerctx.lifecycle.home import Home
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.state import Machine, WorkerState
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from workerctx.lifecycle.signals import Outbox
 
+_FOLD_EVERY = 1024
 _HELD = frozenset({WorkerState.PENDING, WorkerState.PAUSED})
 
 
@@ -31,7 +33,7 @@ class Ledger:
     Args:
         machine: the worker's state.
         outbox: where the tasks' events go.
-        on_empty: called, in any thread, when the last task has left while somebody wants to know.
+        on_empty: called, in any thread, when the last task has left while somebody wants to know, and now and then.
         max_tasks: how many tasks make it full; None for no limit.
     """
 
@@ -80,6 +82,22 @@ class Ledger:
         self._dropped.append(None)
         if self.attentive or self.machine.snapshot.stopping:
             self.leave()
+        elif not len(self._dropped) % _FOLD_EVERY:
+            self._on_empty()
+
+    def fold(self) -> None:
+        """Count the dropped tasks among those that left, so that they take no memory.
+
+        Threads: the worker's event loop only.
+        """
+        while self._dropped:
+            self._dropped.popleft()
+            self.left += 1
+
+    def adopt_home(self) -> None:
+        """Make this event loop the worker's home if it was started where there was none."""
+        if self.outbox.home is None and self.machine.snapshot.started:
+            self.outbox.home = Home.current()
 
     async def pass_gate(self, label: str) -> None:
         """Wait until work may begin.
@@ -89,6 +107,7 @@ class Ledger:
         """
         if not self.gate.holds():
             await self.gate.wait()
+        self.adopt_home()
         now = self.machine.snapshot
         if now.stopping and not now.started:
             raise NotAccepting(

@@ -13,7 +13,8 @@ import anyio
 from attrs import define, field
 
 from workerctx.errors import InvalidTransition, MonitorFailed, UnknownService, WorkerError
-from workerctx.lifecycle.context import OWN_GRACE, WorkerContext
+from workerctx.lifecycle.context import WorkerContext
+from workerctx.lifecycle.control import OWN_GRACE
 from workerctx.lifecycle.hard_exit import HardExit
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.shutdown import DEFAULT_SIGNALS, stop_on_signals

@@ -34,4 +34,8 @@ def report_overdue(shell: Shell) -> None:
 def labels(ledger: Ledger) -> list[str]:
     """Name everything that is in."""
     # Keeping a list would cost every track() more than the rest of it; the garbage collector knows them all.
-    return [found.label for found in gc.get_referrers(ledger) if isinstance(found, Tracked) and found.ledger is ledger]
+    return [
+        found.label
+        for found in gc.get_referrers(ledger)
+        if isinstance(found, Tracked) and found.ledger is ledger and found.is_in
+    ]

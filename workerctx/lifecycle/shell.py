@@ -9,25 +9,27 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
 from attrs import define, field
 
+from workerctx.errors import InvalidTransition, WorkerFailed
 from workerctx.lifecycle import events
 from workerctx.lifecycle.home import Home
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.ledger import Ledger
 from workerctx.lifecycle.overdue import report_overdue
-from workerctx.lifecycle.state import Change, Effect, Machine, Outcome, Snapshot, Step
+from workerctx.lifecycle.state import Change, Effect, Machine, Outcome, Snapshot, Step, earlier
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from workerctx.lifecycle.host import Host
     from workerctx.lifecycle.signals import Outbox
-    from workerctx.lifecycle.spawned import SpawnedTask
+    from workerctx.lifecycle.spawned import SpawnedTask, SpawnedWork
 
 _log = logging.getLogger("workerctx")
 
@@ -35,6 +37,9 @@ OnChildFailure = Literal["forward", "contain"]
 
 UNWINDING = 1.0
 """Seconds that scopes cancelled at the deadline have to unwind before what is still in is reported."""
+
+_ranks: Final = count()
+"""Tells which worker started before which; taking the next number is atomic."""
 
 
 @define(eq=False)
@@ -50,13 +55,18 @@ class Shell:
     """Seconds that a stop lets accepted work go on; None for ever."""
     max_tasks: int | None
     parent: Shell | None = None
+    own_grace: bool = True
+    """Whether `grace` bounds a stop of the parent too, being this worker's own."""
     on_failure: OnChildFailure = "forward"
     """Whether the parent fails with this worker or only hears of it."""
     ledger: Ledger = field(init=False)
     host: Host | None = field(default=None, init=False)
-    children: dict[Shell, None] = field(factory=dict["Shell", None], init=False)
-    """Children that have not finished, in the order in which they started."""
-    spawned: dict[SpawnedTask[Any], None] = field(factory=dict["SpawnedTask[Any]", None], init=False)
+    children: dict[Shell, int] = field(factory=dict["Shell", int], init=False)
+    """Children that have not finished, each with its rank in the order of starting."""
+    spawned: dict[SpawnedTask[Any], SpawnedWork[Any]] = field(
+        factory=dict["SpawnedTask[Any]", "SpawnedWork[Any]"], init=False
+    )
+    """Spawned tasks that have not ended, oldest first."""
     scopes: dict[anyio.CancelScope, None] = field(factory=dict[anyio.CancelScope, None], init=False)
     """Scopes of others that are cancelled at the deadline."""
     deadline: float = field(default=math.inf, init=False)
@@ -90,13 +100,29 @@ class Shell:
 
     def start(self) -> None:
         """PENDING to RUNNING, with this event loop as home."""
-        step = self.machine.start(time.monotonic())
-        if self.outbox.home is None:
-            self.outbox.home = Home.current()
-        if self.parent is not None and self in self.parent.children:
-            del self.parent.children[self]
-            self.parent.children[self] = None
+        outbox = self.outbox
+        before = outbox.home
+        # Ahead of the transition: another thread's next one must find the loop that listeners run on.
+        outbox.home = before or Home.current()
+        try:
+            step = self.machine.start(time.monotonic())
+        except InvalidTransition:
+            outbox.home = before
+            raise
+        if self.parent is not None:
+            self.parent.adopt(self)
         self._perform(step)
+        if self._idle_stop:
+            self._look()
+
+    def adopt(self, child: Shell) -> None:
+        """Count a child that was made, or that has just started, in; a stopped worker stops it at once."""
+        self.children[child] = next(_ranks)
+        now = self.machine.snapshot
+        if now.stopping:
+            child.stop_with_parent(now.reason, now.deadline)
+        if child.released:
+            self.children.pop(child, None)
 
     def pause(self, reason: str | None) -> None:
         """RUNNING to PAUSED."""
@@ -111,10 +137,17 @@ class Shell:
         step = self.machine.stop(time.monotonic(), reason, deadline, failure)
         if step.snapshot is None:
             return False
-        self._perform(step)
-        for child in reversed(list(self.children)):
-            child.stop(reason, deadline)
+        # The stack goes on when a listener breaks one of the stops, and pops the last child first.
+        with ExitStack() as stops:
+            for child in sorted(self.children, key=lambda child: self.children.get(child, 0)):
+                stops.callback(child.stop_with_parent, reason, deadline)
+            self._perform(step)
         return step.snapshot.change is Change.STOP
+
+    def stop_with_parent(self, reason: str | None, deadline: float | None) -> None:
+        """Stop because the parent was stopped, by its deadline or by this worker's own grace if that is shorter."""
+        own = None if self.grace is None or not self.own_grace else time.monotonic() + self.grace
+        self.stop(reason, earlier(own, deadline))
 
     def stop_within(self, reason: str | None, grace: float | None) -> bool:
         """Stop, with a deadline `grace` seconds from now; None for no deadline."""
@@ -122,27 +155,41 @@ class Shell:
 
     def fail(self, error: BaseException) -> bool:
         """Stop because the infrastructure failed, cancelling what is owned at once; True if this failure counts."""
-        if self.machine.snapshot.failure is error:
+        if self._is_known(error):
             return False
-        self.stop(f"failed: {error!r}", time.monotonic(), error)
-        if self.machine.snapshot.failure is not error:
+        try:
+            self.stop(f"failed: {error!r}", time.monotonic(), error)
+        finally:
+            counts = self.machine.snapshot.failure is error
+            if counts and self.parent is not None:
+                self._tell_parent(self.parent, error)
+        if not counts:
             _log.error("worker %r had failed or finished before this failure", self.machine.name, exc_info=error)
-            return False
-        if self.parent is not None:
-            self._tell_parent(self.parent, error)
-        return True
+        return counts
 
     def stop_when_idle(self) -> None:
-        """Stop as soon as no task is in."""
+        """Stop as soon as no task is in, but not before the start."""
         self._idle_stop = True
         self._look()
 
     async def wait_quiet(self, latch: Latch) -> None:
-        """Wait on `quiet` or `finished`; whoever waits also sees to it that an overdue drain is reported."""
+        """Wait on `quiet` or `finished`; whoever waits at home also sees to it that an overdue drain is reported."""
         while not latch.holds():
-            with anyio.CancelScope(deadline=self._patience):
+            home = self.outbox.home
+            if home is not None and home.is_current():
+                await self._wait_patiently(latch)
+            else:
                 await latch.wait()
-            self._note_overdue()
+
+    async def _wait_patiently(self, latch: Latch) -> None:
+        patience = self._patience
+        with anyio.CancelScope(deadline=patience):
+            await latch.wait(lambda: self._patience < patience)
+        if anyio.current_time() >= self._patience:
+            self._reported = True
+            if not self.is_quiet:
+                self.overdue = True
+                report_overdue(self)
 
     @contextmanager
     def bounding(self, scope: anyio.CancelScope) -> Generator[None]:
@@ -162,7 +209,7 @@ class Shell:
         self.ledger.attentive = True
         now = self.machine.snapshot
         if not now.stopping:
-            if self._idle_stop and self.is_quiet:
+            if self._idle_stop and now.started and self.is_quiet:
                 self.stop_within("idle", self.grace)
             elif not self._idle_stop:
                 self.ledger.attentive = bool(self.ledger.room.waiting)
@@ -175,21 +222,17 @@ class Shell:
         if self.host is None:
             here = Home.current()
             self.overdue |= self._draining and here is not None and here.now() >= self.deadline
-            self.finish()
-            self.release()
+            try:
+                self.finish()
+            finally:
+                self.release()
 
     @property
     def _patience(self) -> float:
-        """When work that is still in counts as work that nobody cancels; never again once it was reported."""
+        """When work that is still in counts as work that nobody cancels; never again after that was looked into."""
         if self._reported:
             return math.inf
         return self.deadline + (UNWINDING if self.scopes else 0.0)
-
-    def _note_overdue(self) -> None:
-        """Report work that goes on beyond the deadline, once; it belongs to its callers, so nobody cancels it."""
-        if not self.is_quiet and anyio.current_time() >= self._patience:
-            self.overdue = self._reported = True
-            report_overdue(self)
 
     def finish(self) -> None:
         """End the worker's life: nothing of it runs any more."""
@@ -199,6 +242,10 @@ class Shell:
         """Let everybody go on who waits for the end."""
         if self.machine.snapshot.finished and not self.released:
             self.released = True
+            if undelivered := self.outbox.hang_up():
+                _log.warning(
+                    "worker %r ended before its async listeners had taken %d events", self.machine.name, undelivered
+                )
             self.finished.wake()
             if self.parent is not None:
                 self.parent.children.pop(self, None)
@@ -206,20 +253,16 @@ class Shell:
 
     def abandon(self) -> None:
         """Stop for good without a word: after a fork this is the child process's copy."""
-        for latch in (
-            self.started,
-            self.stopping,
-            self.quiet,
-            self.finished,
-            self.ledger.gate,
-            self.ledger.room,
-        ):
-            latch.forget()
-        if self.machine.snapshot.started:
-            self.outbox.silence()
+        started = self.machine.snapshot.started
+        self.outbox.reset(silent=started)
+        if started:
             self.machine.stop(time.monotonic(), "the process forked", None)
             self.machine.finish(time.monotonic(), overdue=not self.is_quiet)
             self.released = True
+
+    def _is_known(self, error: BaseException) -> bool:
+        known = self.machine.snapshot.failure
+        return known is not None and (error is known or (isinstance(error, WorkerFailed) and error.__cause__ is known))
 
     def _tell_parent(self, parent: Shell, error: BaseException) -> None:
         if self.on_failure == "forward":
@@ -227,7 +270,8 @@ class Shell:
             return
         _log.error("child %r of worker %r failed", self.machine.name, parent.machine.name, exc_info=error)
         if parent.outbox.audience(events.Error):
-            parent.outbox.put(lambda: (events.Error(name=self.machine.name, seconds=0.0, error=error),))
+            sequence = parent.machine.snapshot.sequence
+            parent.outbox.put([events.Error(sequence=sequence, name=self.machine.name, seconds=0.0, error=error)])
             parent.outbox.flush()
 
     def _look(self) -> None:
@@ -238,34 +282,42 @@ class Shell:
 
     def _settle_posted(self) -> None:
         try:
+            self.ledger.fold()
             self.settle()
         except BaseException as exc:  # noqa: BLE001 - a callback of the loop has nobody to raise to
             self.fail(exc)
 
     def _bound(self, now: Snapshot) -> None:
-        here = Home.current()
-        if now.deadline is None or here is None:
+        home = self.outbox.home
+        if now.deadline is None or home is None or not home.is_current():
             return
         # Counted from the call, not from now: the loop may have been busy since.
         left = max(0.0, now.deadline - time.monotonic())
-        self.deadline = min(self.deadline, here.now() + left)
+        deadline = min(self.deadline, home.now() + left)
+        if deadline == self.deadline:
+            return
+        self.deadline = deadline
         for scope in self.scopes:
-            scope.deadline = min(scope.deadline, self.deadline)
+            scope.deadline = min(scope.deadline, deadline)
         if self.host is not None:
-            self.host.bound(self.deadline)
+            self.host.bound(deadline)
+        self.quiet.wake()
+        self.finished.wake()
 
     def _perform(self, step: Step) -> None:
         made = step.snapshot
         if made is None:
             return
         if Effect.ANNOUNCE in step.effects:
-            self.outbox.put(lambda: self._transitions_until(made.sequence))
+            self.outbox.put(self._transitions_until(made.sequence))
         if Effect.WAKE in step.effects:
             for latch in (self.ledger.gate, self.started, self.stopping, self.ledger.room):
                 latch.wake()
         if Effect.FINISH in step.effects:
-            self._perform(self.machine.finish(time.monotonic()))
-            self.release()
+            try:
+                self._perform(self.machine.finish(time.monotonic()))
+            finally:
+                self.release()
         if Effect.BOUND in step.effects:
             self._look()
         if Effect.ANNOUNCE in step.effects:

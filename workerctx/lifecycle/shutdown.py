@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from workerctx.errors import WorkerError
+from workerctx.lifecycle.control import OWN_GRACE
 from workerctx.lifecycle.latch import Latch
 
 if TYPE_CHECKING:
@@ -34,44 +35,44 @@ class Shutdown:
     Threads: everything may be called from any thread and from a signal handler.
     """
 
-    __slots__ = ("__weakref__", "_facts", "_latch", "_targets")
+    __slots__ = ("__weakref__", "_latch", "_reasons", "_targets")
 
     def __init__(self) -> None:
-        self._facts: dict[str, str] = {}
-        self._latch = Latch(lambda: bool(self._facts))
-        self._targets: dict[int, weakref.ref[Stoppable]] = {}
+        # A dict of one entry: setdefault is atomic, so of many callers one sets the token.
+        self._reasons: dict[str, tuple[str]] = {}
+        reasons = self._reasons
+        self._latch = Latch(lambda: bool(reasons))
+        self._targets: weakref.WeakValueDictionary[int, Stoppable] = weakref.WeakValueDictionary()
 
     def set(self, reason: str = "shutdown") -> bool:
         """Stop everybody who holds the token; True for the call that set it."""
-        marker = str(reason)
-        # dict.setdefault is atomic: of many callers one sets the token.
-        first = "reason" not in self._facts and self._facts.setdefault("reason", marker) is marker
-        self._latch.wake()
-        for reference in list(self._targets.values()):
-            target = reference()
-            if target is not None:
-                target.stop(self._facts["reason"])
-        return first
+        return self._set(reason, lambda target, first: target.stop(first))
 
-    def stop(self, reason: str | None = None, *, grace: float | None = -1.0) -> bool:
-        """Set the token; a second call with `grace` (seconds) shortens the drain of everybody who holds it."""
-        first = self.set(reason or "shutdown")
-        if grace is None or grace >= 0:
-            for reference in list(self._targets.values()):
+    def stop(self, reason: str | None = None, *, grace: float | None = OWN_GRACE) -> bool:
+        """Set the token; `grace` (seconds, None for ever) is handed on, and in a later call can only shorten."""
+        return self._set(reason or "shutdown", lambda target, first: target.stop(first, grace=grace))
+
+    def _set(self, reason: str, stop: Callable[[Stoppable, str], object]) -> bool:
+        mine = (reason,)
+        kept = self._reasons.setdefault("reason", mine)
+        self._latch.wake()
+        with ExitStack() as stops:  # goes on when a listener breaks one of them
+            for reference in self._targets.valuerefs():
                 target = reference()
                 if target is not None:
-                    target.stop(reason, grace=grace)
-        return first
+                    stops.callback(stop, target, kept[0])
+        return kept is mine
 
     @property
     def is_set(self) -> bool:
         """Whether the token was set."""
-        return bool(self._facts)
+        return bool(self._reasons)
 
     @property
     def reason(self) -> str | None:
         """Why the token was set; None before."""
-        return self._facts.get("reason")
+        kept = self._reasons.get("reason")
+        return None if kept is None else kept[0]
 
     def __await__(self) -> Generator[Any, None, None]:
         """Wait until the token is set; many may wait, on any event loop."""
@@ -89,13 +90,12 @@ class Shutdown:
 
     def attach(self, target: Stoppable) -> None:
         """Stop `target` when the token is set, at once if it is; keeps no strong reference."""
-        key = id(target)
-        self._targets[key] = weakref.ref(target, lambda _: self._targets.pop(key, None))
-        if self._facts:
-            target.stop(self._facts["reason"])
+        self._targets[id(target)] = target
+        if self.reason is not None:
+            target.stop(self.reason)
 
     def __repr__(self) -> str:
-        return f"<Shutdown {'set: ' + self._facts['reason'] if self._facts else 'not set'}>"
+        return "<Shutdown not set>" if self.reason is None else f"<Shutdown set: {self.reason}>"
 
 
 DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -7,14 +7,15 @@ hands each event to everybody before it takes the next one, and one listener's f
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import anyio
 from attrs import define, field
 from blinker import Namespace, Signal
 
@@ -46,7 +47,7 @@ TRANSITION_SIGNALS: Final[dict[type[events.Event], Signal]] = {
     events.Exit: worker_exited,
 }
 
-ListenerFunction = Callable[["WorkerContext", Any], object]
+ListenerFunction = Callable[["WorkerContext", Any], Any]
 """A listener: ``f(ctx, event)``, plain or async."""
 
 
@@ -59,16 +60,19 @@ class Listener:
     _outbox: Outbox
     mailbox: Mailbox | None = None
     """Where an async listener's events wait for it."""
+    connected: bool = field(default=True, init=False)
+    """Whether it still hears of anything."""
 
     def hears(self, event_type: type[events.Event]) -> bool:
         """Tell whether the listener wants events of this type."""
         return not self.event_types or issubclass(event_type, self.event_types)
 
     def disconnect(self) -> None:
-        """Stop listening; harmless when repeated.
+        """Stop listening; harmless when repeated. An async listener still gets what is queued for it.
 
-        Threads: any thread. An event that is being delivered may still arrive.
+        Threads: any thread; on the worker's event loop it takes effect at once.
         """
+        self.connected = False
         self._outbox.remove(self)
 
     def __enter__(self) -> Self:
@@ -82,6 +86,8 @@ class Listener:
 class Mailbox:
     """The ordered queue of one async listener."""
 
+    is_served: bool = field(default=False, init=False)
+    """Whether a task takes from it."""
     _waiting: deque[events.Event] = field(factory=deque[events.Event], init=False)
     _closed: bool = field(default=False, init=False)
     _latch: Latch = field(init=False)
@@ -102,11 +108,15 @@ class Mailbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def take(self) -> events.Event | None:
-        """Return the next event; None once closed and empty."""
+    async def first(self) -> events.Event | None:
+        """Return the next event, which stays queued; None once closed and empty."""
         if not self._waiting:
             await self._latch.wait()
-        return self._waiting.popleft() if self._waiting else None
+        return self._waiting[0] if self._waiting else None
+
+    def remove_first(self) -> None:
+        """Remove the event that was taken: its listener is done with it."""
+        self._waiting.popleft()
 
 
 @define(eq=False)
@@ -115,18 +125,16 @@ class Outbox:
 
     Args:
         context: the worker, weakly: an outbox does not keep it alive.
-        on_crash: told what a listener raised, if that was no `Exception` and nobody else is there to be told.
+        crashed: told what a listener raised, if that was no `Exception` and nobody else is there to be told.
     """
 
     _context: weakref.ref[WorkerContext]
-    _on_crash: Callable[[BaseException], object]
+    crashed: Callable[[BaseException], object]
     home: Home | None = field(default=None, init=False)
     """The loop on which listeners run; None before there is one."""
     listeners: tuple[Listener, ...] = field(default=(), init=False)
     """In delivery order; replaced as a whole, so a delivery in progress keeps the tuple it began with."""
-    _queue: deque[Callable[[], Iterable[events.Event]]] = field(
-        factory=deque[Callable[[], "Iterable[events.Event]"]], init=False
-    )
+    _queue: deque[Iterator[events.Event]] = field(factory=deque["Iterator[events.Event]"], init=False)
     _turn: list[None] = field(factory=lambda: [None], init=False)
     _changing: threading.RLock = field(factory=threading.RLock, init=False)
 
@@ -142,18 +150,24 @@ class Outbox:
         if listener.mailbox is not None:
             listener.mailbox.close()
 
-    def silence(self) -> None:
-        """Forget every listener and everything that is queued."""
+    def hang_up(self) -> int:
+        """Disconnect the async listeners, whom nobody serves any more; how many events they had not taken."""
         with self._changing:
+            gone = [listener for listener in self.listeners if listener.mailbox is not None]
+            self.listeners = tuple(listener for listener in self.listeners if listener.mailbox is None)
+        return sum(len(listener.mailbox or ()) for listener in gone)
+
+    def reset(self, *, silent: bool) -> None:
+        """Forget what other threads were doing here, who are not in a forked child; `silent`: every listener too."""
+        self._changing = threading.RLock()
+        self._turn = [None]
+        if silent:
             self.listeners = ()
-        self._queue.clear()
+            self._queue = deque()
 
     def audience(self, event_type: type[events.Event]) -> bool:
         """Tell whether anybody wants events of this type."""
-        if worker_event.receivers:
-            return True
-        signal = TRANSITION_SIGNALS.get(event_type)
-        if signal is not None and signal.receivers:
+        if any(signal.receivers for signal in _signals_of(event_type)):
             return True
         return any(listener.hears(event_type) for listener in self.listeners)
 
@@ -162,12 +176,12 @@ class Outbox:
 
         Threads: the worker's event loop only; elsewhere `put` it and `flush`.
         """
-        self._queue.append(lambda: (event,))
+        self.put([event])
         self.deliver()
 
-    def put(self, make: Callable[[], Iterable[events.Event]]) -> None:
-        """Queue events; `make` builds them when their turn has come."""
-        self._queue.append(make)
+    def put(self, made: Iterable[events.Event]) -> None:
+        """Queue events; an iterator builds them when their turn has come."""
+        self._queue.append(iter(made))
 
     def flush(self) -> None:
         """Deliver what is queued: at once if this is the home loop or there is none, else soon, over there."""
@@ -176,58 +190,64 @@ class Outbox:
             self.deliver()
 
     def deliver(self) -> None:
-        """Deliver everything that is queued, unless a delivery is going on: then that one delivers it."""
-        while self._queue:
-            try:
-                self._turn.pop()  # atomic: of many callers one gets the turn
-            except IndexError:
-                return
-            try:
-                while self._queue:
-                    for event in self._queue.popleft()():
-                        self._deliver(event)
-            finally:
-                self._turn.append(None)
+        """Deliver everything that is queued, unless a delivery is going on: then that one delivers it.
+
+        What a listener raises that is no `Exception` is raised here, after everybody has heard everything.
+        """
+        queue, turn = self._queue, self._turn
+        crash: BaseException | None = None
+        try:
+            while queue:
+                try:
+                    turn.pop()  # atomic: of many callers one gets the turn
+                except IndexError:
+                    break
+                try:
+                    while queue:
+                        for event in queue[0]:
+                            crash = self._deliver(event) or crash
+                        queue.popleft()
+                finally:
+                    turn.append(None)
+            if crash is not None:
+                raise crash
+        finally:
+            del crash
 
     def _deliver_posted(self) -> None:
         try:
             self.deliver()
         except BaseException as exc:  # noqa: BLE001 - a callback of the loop has nobody to raise to
-            self._on_crash(exc)
-            self.flush()
+            self.crashed(exc)
 
-    def _deliver(self, event: events.Event) -> None:
+    def _deliver(self, event: events.Event) -> BaseException | None:
         context = self._context()
         if context is None:
-            return
-        for listener in self.listeners:
-            if not listener.hears(type(event)):
-                continue
-            if listener.mailbox is not None:
-                listener.mailbox.put(event)
-                continue
+            return None
+        crash: BaseException | None = None
+        for listener, tell in self._audience(context, event):
             try:
-                listener.function(context, event)
+                tell()
             except Exception as exc:  # noqa: BLE001 - isolated and reported
-                self.report(listener.function, event, exc)
-        self._send(worker_event, context, event)
-        signal = TRANSITION_SIGNALS.get(type(event))
-        if signal is not None:
-            self._send(signal, context, event)
+                self.report(listener, event, exc)
+            except BaseException as exc:  # noqa: BLE001 - raised when all have heard
+                _log.critical("listener %r broke off on %s", listener, type(event).__name__, exc_info=exc)
+                crash = exc
+        return crash
 
-    def _send(self, signal: Signal, context: WorkerContext, event: events.Event) -> None:
-        if not signal.receivers:
-            return
-        for receiver in signal.receivers_for(context):
-            try:
-                result: object = receiver(context, event=event)
-                if inspect.iscoroutine(result):
-                    result.close()
-                    raise TypeError(  # noqa: TRY301 - reported like any failure of a receiver
-                        f"receiver {receiver!r} of a worker signal is async: use ctx.listen() for async listeners"
-                    )
-            except Exception as exc:  # noqa: BLE001 - isolated and reported
-                self.report(receiver, event, exc)
+    def _audience(self, context: WorkerContext, event: events.Event) -> Iterator[tuple[object, Callable[[], None]]]:
+        """Find everybody who is to be told, each with what tells them."""
+        for listener in self.listeners:
+            if not listener.connected or not listener.hears(type(event)):
+                continue
+            if listener.mailbox is None:
+                yield listener.function, partial(_call, listener.function, context, event)
+            else:
+                yield listener.function, partial(listener.mailbox.put, event)
+        for signal in _signals_of(type(event)):
+            if signal.receivers and not signal.is_muted:
+                for receiver in signal.receivers_for(context):
+                    yield receiver, partial(_call, receiver, context, event=event)
 
     def report(self, listener: object, event: events.Event, error: Exception) -> None:
         """Log a listener's failure and tell the other listeners of it, once."""
@@ -240,12 +260,27 @@ class Outbox:
         if isinstance(event, events.ListenerError) or not self.audience(events.ListenerError):
             return
         made = events.ListenerError(sequence=event.sequence, listener=listener, event=event, error=error)
-        self.put(lambda: (made,))
+        self.put([made])
+
+
+def _signals_of(event_type: type[events.Event]) -> tuple[Signal, ...]:
+    signal = TRANSITION_SIGNALS.get(event_type)
+    return (worker_event,) if signal is None else (worker_event, signal)
+
+
+def _call(hearer: Callable[..., object], *args: object, **named: object) -> None:
+    result = hearer(*args, **named)
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(
+            f"{hearer!r} is no async function, but returned a coroutine, which was closed: give an async function to"
+            " ctx.listen(); receivers of a worker signal cannot be async"
+        )
 
 
 def is_async(function: object) -> bool:
     """Tell whether calling `function` makes a coroutine; sees through partials and callable objects."""
-    while isinstance(function, functools.partial):
+    while isinstance(function, partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or (
         callable(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
@@ -256,11 +291,15 @@ async def serve(context: WorkerContext, outbox: Outbox, listener: Listener) -> N
     """Hand an async listener its events, one after the other, until its mailbox is closed and empty."""
     mailbox = listener.mailbox
     assert mailbox is not None
-    while (event := await mailbox.take()) is not None:
+    while (event := await mailbox.first()) is not None:
         try:
-            result = listener.function(context, event)
-            if isinstance(result, Awaitable):
-                await result
+            await listener.function(context, event)
         except Exception as exc:  # noqa: BLE001 - isolated and reported
             outbox.report(listener.function, event, exc)
             outbox.deliver()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as exc:
+            outbox.crashed(exc)
+            raise
+        mailbox.remove_first()

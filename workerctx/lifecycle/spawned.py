@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-import weakref
 from collections.abc import Awaitable, Coroutine, Generator
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
 from workerctx.errors import TaskCancelled
 from workerctx.lifecycle.latch import Latch
-from workerctx.lifecycle.tracked import Tracked, close_awaitable
+from workerctx.lifecycle.tracked import Tracked, close_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from anyio import TaskHandle
 
     from workerctx.lifecycle.ledger import Ledger
+    from workerctx.lifecycle.shell import Shell
 
 T_co = TypeVar("T_co", covariant=True)
 
 _log = logging.getLogger("workerctx")
-
-_COROUTINE: type[object] = CoroutineType
 
 
 class SpawnedTask(Awaitable[T_co], Generic[T_co]):
@@ -37,28 +35,16 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     Cancellation: cancelling a waiter does not touch the task.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_began",
-        "_done",
-        "_failure",
-        "_handle",
-        "_latch",
-        "_result",
-        "essential",
-        "name",
-    )
-
-    _result: T_co
+    __slots__ = ("__weakref__", "_began", "_handle", "_latch", "_outcome", "essential", "name")
 
     def __init__(self, name: str, *, essential: bool) -> None:
+        outcome: list[tuple[T_co | None, BaseException | None, TracebackType | None]] = []
         self.name = name
         self.essential = essential
         self._began = time.monotonic()
-        self._done = False
-        self._failure: BaseException | None = None
-        self._latch: Latch | None = None
-        self._handle: weakref.ref[TaskHandle[None]] | None = None
+        self._outcome = outcome
+        self._latch = Latch(lambda: bool(outcome))
+        self._handle: TaskHandle[None] | None = None
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         """Wait for the task.
@@ -69,21 +55,22 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
         return self._wait().__await__()
 
     async def _wait(self) -> T_co:
-        if self._latch is None:
-            self._latch = Latch(lambda: self._done)
         await self._latch.wait()
-        if self._failure is not None:
-            raise self._failure
-        return self._result
+        result, failure, traceback = self._outcome[0]
+        if failure is not None:
+            try:
+                raise failure.with_traceback(traceback)  # or it would grow with each waiter
+            finally:
+                del failure, traceback, self  # they would hold each other through the traceback
+        return result  # type: ignore[return-value] # pyright: ignore[reportReturnType] - without a failure there is one
 
     def cancel(self) -> None:
         """Cancel the task; harmless once it has ended.
 
         Threads: the worker's event loop only.
         """
-        handle = None if self._handle is None else self._handle()
-        if handle is not None:
-            handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
 
     @property
     def age(self) -> float:
@@ -93,89 +80,74 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     @property
     def done(self) -> bool:
         """Whether the task has ended."""
-        return self._done
+        return bool(self._outcome)
 
     def attach(self, handle: TaskHandle[None]) -> None:
         """Remember what cancels the task."""
-        # Weakly: the group's handle keeps the coroutine, whose end is what tells us of a task that never took a step.
-        self._handle = weakref.ref(handle)
+        self._handle = handle
 
-    def succeed(self, result: T_co) -> None:  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues] - set once by its runner
-        """Record the result."""
-        self._result = result
-        self._end()
+    def end(self, result: T_co | None, failure: BaseException | None) -> None:  # pyright: ignore[reportGeneralTypeIssues] - set once by its runner
+        """Record the result, or what the task raised."""
+        self._outcome.append((result, failure, None if failure is None else failure.__traceback__))
+        self._handle = None
+        self._latch.wake()
 
-    def fail(self, error: BaseException) -> None:
-        """Record what the task raised."""
-        self._failure = error
-        self._end()
-
-    def _end(self) -> None:
-        self._done = True
-        if self._latch is not None:
-            self._latch.wake()
+    def never_ran(self) -> None:
+        """Record that the task was cancelled before its first step."""
+        if self._handle is not None:
+            self._handle.coro.close()
+        self.end(None, cancelled(self))
 
     def __repr__(self) -> str:
-        return f"<SpawnedTask {self.name!r} {'ended' if self._done else 'running'}>"
+        return f"<SpawnedTask {self.name!r} {'ended' if self.done else 'running'}>"
 
 
 class SpawnedWork(Tracked[T_co]):
     """The counted side of a spawned task."""
 
-    __slots__ = ("_task", "_tasks")
+    __slots__ = ("_name",)
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        inner: Awaitable[T_co],
-        task: SpawnedTask[T_co],
-        tasks: dict[SpawnedTask[Any], None],
-    ) -> None:
+    def __init__(self, ledger: Ledger, inner: Awaitable[T_co], name: str) -> None:
         super().__init__(ledger, inner)
-        self._task = task
-        self._tasks = tasks
-        tasks[task] = None
-
-    def __del__(self) -> None:
-        # Only a native cancellation before the task's first step gets here without having begun.
-        if not self.running:
-            self.close()
-            self.forget()
-            self._task.fail(_cancelled(self._task))
+        self._name = name
 
     @property
     def label(self) -> str:
         """The name that the task was spawned under."""
-        return self._task.name
-
-    def forget(self) -> None:
-        """Take the task off the list of running ones."""
-        self._tasks.pop(self._task, None)
+        return self._name
 
 
-async def run(
-    task: SpawnedTask[T_co], work: SpawnedWork[T_co], on_essential_failure: Callable[[BaseException], object]
-) -> None:
+async def run(shell: Shell, task: SpawnedTask[T_co], work: SpawnedWork[T_co]) -> None:
     """Run a spawned task to its end and record it."""
     try:
         result = await work
     except Exception as exc:  # noqa: BLE001 - kept in the handle, logged, told to listeners
-        task.fail(exc)
-        _log.error("task %r of worker %r failed", task.name, work.ledger.machine.name, exc_info=exc)
+        _log.error("task %r of worker %r failed", task.name, shell.machine.name, exc_info=exc)
+        task.end(None, exc)
         if task.essential:
-            on_essential_failure(exc)
+            shell.fail(exc)
     except anyio.get_cancelled_exc_class():
-        task.fail(_cancelled(task))
+        task.end(None, cancelled(task))
         # A native cancellation of this one task would take the whole group down; no scope asked for that.
         if anyio.current_effective_deadline() == -float("inf"):
             raise
     except BaseException as exc:
-        task.fail(exc)
+        task.end(None, exc)
+        shell.fail(exc)
         raise
     else:
-        task.succeed(result)
+        task.end(result, None)
     finally:
-        work.forget()
+        shell.spawned.pop(task, None)
+        del task, work  # a failure's traceback would hold them, and the handle the failure
+
+
+def reap(shell: Shell) -> None:
+    """Account for tasks that ended before their first step, as native cancellations make them; the group is over."""
+    for task, work in list(shell.spawned.items()):
+        work.close()
+        task.never_ran()
+        shell.spawned.pop(task, None)
 
 
 def coroutine_of(func: Callable[..., Coroutine[Any, Any, T_co]], args: tuple[Any, ...]) -> Coroutine[Any, Any, T_co]:
@@ -186,16 +158,16 @@ def coroutine_of(func: Callable[..., Coroutine[Any, Any, T_co]], args: tuple[Any
     """
     given: object = func
     if not callable(given):
-        close_awaitable(given)
+        close_coroutine(given)
         raise TypeError(f"spawn() takes a function and its arguments, not {given!r}: write spawn(func, *args)")
     work = func(*args)
-    # The exact type first: asking the abstract class costs as much as the rest of a spawn.
-    if type(work) is not _COROUTINE and not isinstance(work, Coroutine):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(work, Coroutine):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers exist
         raise TypeError(f"spawn() needs an async function, but {func!r} returned {work!r}: wrap it in one")
     return work
 
 
-def _cancelled(task: SpawnedTask[Any]) -> TaskCancelled:
+def cancelled(task: SpawnedTask[Any]) -> TaskCancelled:
+    """Make the error for those who await a task that was cancelled."""
     return TaskCancelled(
         f"task {task.name!r} was cancelled before it had a result: spawn it again if it is still wanted"
     )

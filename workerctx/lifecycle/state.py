@@ -202,7 +202,7 @@ class Machine:
                 return self._next(now, at, Change.STOP, state=state, reason=reason, deadline=deadline, failure=failure)
             if now.finished:
                 return None
-            earliest = _earlier(now.deadline, deadline)
+            earliest = earlier(now.deadline, deadline)
             kept = now.failure or failure
             if earliest == now.deadline and kept is now.failure:
                 return None
@@ -268,7 +268,8 @@ def _remedy(state: WorkerState, operation: Operation) -> str:
     return _REMEDIES[state]
 
 
-def _earlier(one: float | None, other: float | None) -> float | None:
+def earlier(one: float | None, other: float | None) -> float | None:
+    """Return the earlier of two deadlines; None is no deadline."""
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)

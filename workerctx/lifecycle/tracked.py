@@ -7,7 +7,8 @@ exception, cancellation, `close()` or garbage collection. It has no task, no can
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Coroutine, Generator
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 
-_RUNNING = WorkerState.RUNNING
+_OPEN = WorkerState.RUNNING
+_NEW = 0
+_RUNNING = 1
+_OVER = 2
 
 
 class Tracked(Awaitable[T_co], Generic[T_co]):
@@ -32,16 +36,18 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
     Awaiting it awaits what it wraps: result, exception, traceback and context variables pass through untouched. It can
     be awaited once. While the worker is pending or paused, awaiting it waits at the gate before the work begins.
 
+    A task that returns is a `Success` event and one that raises an `Error` event; one that is cancelled is neither.
+
     Cancellation: passes through; the count falls when the wrapped awaitable has unwound.
     Threads: for the worker's event loop only.
     """
 
-    __slots__ = ("_begun", "_inner", "_ledger")
+    __slots__ = ("_inner", "_ledger", "_phase")
 
     def __init__(self, ledger: Ledger, inner: Awaitable[T_co]) -> None:
         self._ledger = ledger
         self._inner = inner
-        self._begun = False
+        self._phase = _NEW
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         """Run the wrapped awaitable.
@@ -50,26 +56,32 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
             RuntimeError: it was awaited or closed before.
             NotAccepting: the worker was stopped before it started; the wrapped coroutine is closed.
         """
-        if self._begun:
+        if self._phase:
             raise RuntimeError(f"{self!r} was awaited or closed already: track a new coroutine for each run")
-        self._begun = True
-        # As few local variables as can be: each takes 8 bytes for as long as the work is suspended.
+        self._phase = _RUNNING
+        ledger = self._ledger
+        now = ledger.machine.tip
+        began = monotonic()
         try:
-            if self._ledger.machine.tip.following or self._ledger.machine.tip.state is not _RUNNING:
+            if now.following or now.state is not _OPEN:
                 yield from self._pass_gate()
-            if self._ledger.outbox.listeners or worker_event.receivers:
-                result = yield from self._observed()
-            else:
-                result = yield from self._inner.__await__()
+                began = monotonic()
+            result = yield from self._inner.__await__()
         except GeneratorExit:
-            self._ledger.drop()  # not `left`: the garbage collector may be doing this in another thread
+            self._phase = _OVER
+            ledger.drop()  # not `left`: the garbage collector may be doing this in another thread
             raise
-        except BaseException:
+        except BaseException as exc:
             self._leave()
+            if ledger.outbox.listeners or worker_event.receivers:
+                self._tell_error(monotonic() - began, exc)
             raise
-        self._ledger.left += 1
-        if self._ledger.attentive:
-            self._ledger.leave()
+        self._phase = _OVER
+        ledger.left += 1
+        if ledger.attentive:
+            ledger.leave()
+        if ledger.outbox.listeners or worker_event.receivers:
+            self._tell_success(monotonic() - began)
         return result
 
     def close(self) -> None:
@@ -77,16 +89,16 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
 
         Harmless when repeated or when the work has begun.
         """
-        if not self._begun:
-            self._begun = True
-            close_awaitable(self._inner)
+        if not self._phase:
+            self._phase = _OVER
+            close_coroutine(self._inner)
             self._ledger.drop()
 
     def __del__(self) -> None:
-        if not self._begun:
+        if not self._phase:
             message = f"{self!r} was never awaited; its coroutine was closed and has left the count"
             self.close()
-            warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
+            warnings.warn(message, ResourceWarning, stacklevel=1, source=self._inner)
 
     def __repr__(self) -> str:
         return f"<Tracked {self.label} by {self._ledger.machine.name!r}>"
@@ -102,36 +114,33 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
         return self._ledger
 
     @property
-    def running(self) -> bool:
-        """Whether it was awaited or closed."""
-        return self._begun
-
-    def _leave(self) -> None:
-        self._ledger.left += 1
-        if self._ledger.attentive:
-            self._ledger.leave()
+    def is_in(self) -> bool:
+        """Whether it is on the count."""
+        return self._phase < _OVER
 
     def _pass_gate(self) -> Generator[Any, Any, None]:
         try:
             yield from self._ledger.pass_gate(self.label).__await__()
         except BaseException:
-            close_awaitable(self._inner)
+            close_coroutine(self._inner)
             raise
 
-    def _observed(self) -> Generator[Any, Any, T_co]:
+    def _leave(self) -> None:
+        self._phase = _OVER
+        ledger = self._ledger
+        ledger.left += 1
+        if ledger.attentive:
+            ledger.leave()
+
+    def _tell_success(self, seconds: float) -> None:
         outbox = self._ledger.outbox
-        began = anyio.current_time()
-        try:
-            result = yield from self._inner.__await__()
-        except Exception as exc:
-            seconds = anyio.current_time() - began
-            if outbox.audience(Error):
-                outbox.send(Error(sequence=self._ledger.sequence, name=self.label, seconds=seconds, error=exc))
-            raise
-        seconds = anyio.current_time() - began
         if outbox.audience(Success):
             outbox.send(Success(sequence=self._ledger.sequence, name=self.label, seconds=seconds))
-        return result
+
+    def _tell_error(self, seconds: float, error: BaseException) -> None:
+        outbox = self._ledger.outbox
+        if outbox.audience(Error) and not isinstance(error, anyio.get_cancelled_exc_class()):
+            outbox.send(Error(sequence=self._ledger.sequence, name=self.label, seconds=seconds, error=error))
 
 
 RUN_OF_TRACKED: CodeType = Tracked[object].__await__.__code__
@@ -144,8 +153,7 @@ def label_of(work: object) -> str:
     return name if isinstance(name, str) else type(work).__qualname__
 
 
-def close_awaitable(work: object) -> None:
-    """Close a coroutine that will not run, so that it is not reported as forgotten."""
-    close: object = getattr(work, "close", None)
-    if callable(close):
-        close()
+def close_coroutine(work: object) -> None:
+    """Close a coroutine that will not run, so that it is not reported as forgotten; leave anything else alone."""
+    if isinstance(work, Coroutine):
+        work.close()

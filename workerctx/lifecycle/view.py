@@ -11,6 +11,7 @@ from workerctx.lifecycle.state import Outcome, WorkerState
 
 if TYPE_CHECKING:
     from workerctx.lifecycle.shell import Shell
+    from workerctx.lifecycle.shutdown import Shutdown
 
 
 @frozen
@@ -53,8 +54,9 @@ class WorkerView:
     Threads: all of them may be read from any thread.
     """
 
-    def __init__(self, shell: Shell, service: str | None) -> None:
+    def __init__(self, shell: Shell, service: str | None, shutdown: Shutdown | None) -> None:
         self._shell = shell
+        self._shutdown = shutdown
         self._service = service
         self._born = time.monotonic()
         self._unready: str | None = None
@@ -132,7 +134,7 @@ class WorkerView:
     @property
     def is_shutting_down(self) -> bool:
         """Whether it is stopped, by itself or by its `Shutdown` token."""
-        return self.state is WorkerState.STOPPED
+        return self.is_stopped or (self._shutdown is not None and self._shutdown.is_set)
 
     @property
     def is_finished(self) -> bool:
