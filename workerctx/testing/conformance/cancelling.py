@@ -227,6 +227,12 @@ class TestPause:
         await advance(storage, 31)
         await take(storage)
 
+    async def test_a_pause_that_is_over_already(self, storage: Storage) -> None:
+        """Q7: a pause until a moment in the past holds up nobody."""
+        await add(storage)
+        await storage.jobs.pause_queue("default", until=await storage.now() - 1)
+        await take(storage)
+
     async def test_running_jobs_go_on(self, storage: Storage) -> None:
         """Q7: a pause alone leaves running jobs in peace, and they can be finished."""
         await add(storage)

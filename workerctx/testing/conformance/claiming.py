@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from workerctx.errors import LeaseLost
@@ -15,6 +16,7 @@ from workerctx.queue.request import EnqueueRequest
 from workerctx.testing.clock import advance
 from workerctx.testing.conformance.support import (
     NO_WAIT,
+    PATIENCE,
     StorageFactory,
     add,
     claim_all,
@@ -111,23 +113,38 @@ class TestClaim:
         assert (counts[JobState.RUNNING], counts[JobState.QUEUED]) == (4, 6)
 
     async def test_a_cancelled_claim_keeps_nothing(self, storage: Storage) -> None:
-        """A claim whose caller is cancelled has taken nothing, or gives it back."""
-        await storage.jobs.enqueue_bulk(EnqueueRequest("work") for _ in range(5))
+        """A claim whose caller is cancelled at whatever moment has taken nothing, or gives it back unspent."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work") for _ in range(60))
+        kept: list[Claimed] = []
 
-        async def claim_and_forget() -> None:
-            with anyio.CancelScope() as scope:
-                scope.cancel()
-                await storage.jobs.claim_many("worker-1")
+        async def claim(patience: int) -> None:
+            async with anyio.create_task_group() as tasks:
 
-        async with anyio.create_task_group() as tasks:
-            for _ in range(5):
-                tasks.start_soon(claim_and_forget)
-        with anyio.fail_after(10):
-            while len(await claim_all(storage)) < 5:
+                async def give_up() -> None:
+                    for _ in range(patience):
+                        await anyio.lowlevel.checkpoint()
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(give_up)
+                kept.extend(await storage.jobs.claim_many("worker-1", limit=3))
+
+        async with anyio.create_task_group() as claims:
+            for patience in range(20):
+                claims.start_soon(claim, patience)
+        with anyio.fail_after(PATIENCE):
+            while (await storage.jobs.counts())[JobState.RUNNING] > len(kept):
                 await anyio.lowlevel.checkpoint()
-                for job in (await storage.jobs.list(state=JobState.RUNNING)).jobs:
-                    assert job.lease_id is not None
-                    await storage.jobs.release(job.lease_id)
+        page = await storage.jobs.list(state=JobState.QUEUED)
+        assert len(page.jobs) == 60 - len(kept)
+        assert {(job.attempt, job.deliveries) for job in page.jobs} <= {(0, 0)}
+
+    async def test_unusual_claims(self, storage: Storage) -> None:
+        """A claim may name a queue or kind twice, very many queues, and a limit beyond what is there."""
+        for queue in ("a", "q49"):
+            await storage.jobs.enqueue_bulk(EnqueueRequest("work", queue=queue) for _ in range(3))
+        queues = ["a", "a", *(f"q{n}" for n in range(50))]
+        claimed = await storage.jobs.claim_many("worker-1", queues=queues, kinds=["work", "work", "other"], limit=10**6)
+        assert len({job.id for job, _ in claimed}) == len(claimed) == 6
 
     async def test_finish_and_claim_are_one_step(self, storage: Storage) -> None:
         """Finishing and claiming go together, and a lost lease does not keep new jobs away."""

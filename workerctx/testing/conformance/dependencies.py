@@ -254,6 +254,40 @@ class TestParentFailure:
         await storage.jobs.complete(lease.id)
         assert await state_of(storage, child) is JobState.QUEUED
 
+    async def test_a_cancelled_child_stays(self, storage: Storage) -> None:
+        """A child that was cancelled or deleted while it waited is not woken by its parent's success."""
+        parent = await add(storage)
+        cancelled = await add(storage, depends_on=[parent])
+        deleted = await add(storage, depends_on=[parent])
+        await storage.jobs.cancel(cancelled)
+        await storage.jobs.delete(deleted)
+        await finish(storage, parent)
+        assert await state_of(storage, cancelled) is JobState.CANCELLED
+        assert await storage.jobs.claim("worker-1") is None
+
+    async def test_a_child_that_is_put_back(self, storage: Storage) -> None:
+        """A cancelled child that is put back waits for the parents that have not ended, and for no others."""
+        bad, good = await add(storage, "bad"), await add(storage, "good")
+        child = await add(storage, "child", depends_on=[bad, good])
+        await storage.jobs.cancel(bad)
+        assert await state_of(storage, child) is JobState.CANCELLED
+        await storage.jobs.retry(child)
+        assert await state_of(storage, child) is JobState.BLOCKED
+        await finish(storage, good, "out")
+        job, _ = await take(storage)
+        assert (job.id, job.upstream_outputs) == (child, {good: "out"})
+
+    async def test_a_parent_that_is_put_back(self, storage: Storage) -> None:
+        """Putting a parent back leaves the children that fell with it; they are put back one by one."""
+        parent = await dead_job(storage)
+        child = await add(storage, depends_on=[parent])
+        await storage.jobs.retry(parent)
+        assert await state_of(storage, child) is JobState.CANCELLED
+        await storage.jobs.retry(child)
+        assert await state_of(storage, child) is JobState.BLOCKED
+        await finish(storage, parent, "out")
+        assert (await take(storage))[0].upstream_outputs == {parent: "out"}
+
     async def test_a_pruned_parent(self, storage: Storage) -> None:
         """A parent's output reaches a child even if the parent is pruned while another is awaited."""
         first, second = await add(storage, "first"), await add(storage, "second")

@@ -141,6 +141,17 @@ class TestEnqueue:
         await advance(storage, 101)
         assert (await take(storage))[0].id == later
 
+    async def test_extremes(self, storage: Storage) -> None:
+        """The largest numbers and longest names that are allowed are stored as they are."""
+        name = "ü" * 255
+        high = await add(storage, name, queue=name, priority=2**31 - 1, run_at=0.0, unique_key=name)
+        low = await add(storage, queue=name, priority=-(2**31) + 1, max_attempts=2**31 - 1)
+        future = await add(storage, run_at=253_402_300_799.0, expires_at=253_402_300_799.5)
+        claimed = await claim_all(storage, queues=[name])
+        assert [job.id for job, _ in claimed] == [high, low]
+        assert (claimed[0][0].kind, claimed[0][0].priority, claimed[0][0].run_at) == (name, 2**31 - 1, 0.0)
+        assert (await storage.jobs.get(future)).run_at == 253_402_300_799.0
+
     async def test_an_id_of_the_callers_choice(self, storage: Storage) -> None:
         """A caller may choose the id, but not one that is taken, whatever became of its job."""
         assert await add(storage, job_id="mine") == "mine"

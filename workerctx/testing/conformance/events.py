@@ -21,7 +21,7 @@ from workerctx.queue.events import (
     Snoozed,
     Started,
 )
-from workerctx.queue.finish import CompleteLease
+from workerctx.queue.finish import ClaimRequest, CompleteLease
 from workerctx.queue.handle import JobHandle
 from workerctx.queue.model import JobState
 from workerctx.queue.request import EnqueueRequest
@@ -87,6 +87,15 @@ class TestEvents:
         ]
         assert failures[0].run_at is not None
         assert failures[1].run_at is None
+
+    async def test_finishing_comes_before_claiming(self, storage: Storage) -> None:
+        """Q10: what one transaction did is told in the order in which it did it."""
+        async with listening(storage) as listener:
+            await add(storage)
+            await add(storage)
+            lease = await take_lease(storage)
+            await storage.jobs.finish_and_claim([CompleteLease(lease.id)], ClaimRequest(worker_id="worker-1"))
+            assert await listener.words() == ["Ready", "Ready", "Started", "Completed", "Started"]
 
     async def test_a_retry_is_not_ready_again(self, storage: Storage) -> None:
         """Q10: a job that is tried again is told as failed, not as ready once more."""

@@ -305,8 +305,13 @@ class TestNamespaces:
             await two.jobs.pause_queue("default")
             assert await add(two, job_id="same", unique_key="k") == "same"
             _, lease = await take(one)
+            for call in (two.jobs.complete, two.jobs.release, two.jobs.renew_lease):
+                with pytest.raises(LeaseLost):
+                    await call(lease.id)
             with pytest.raises(LeaseLost):
-                await two.jobs.complete(lease.id)
+                await two.jobs.progress(lease.id, 1)
+            with pytest.raises(LeaseLost):
+                await two.jobs.fail(lease.id, "boom", retryable=False)
             assert (await two.jobs.renew_leases([lease.id])).lost == (lease.id,)
             await two.jobs.prune(0)
             await one.jobs.complete(lease.id)
