@@ -6,6 +6,7 @@ loop's own event loop, so nothing here locks; `live` alone is also read by the t
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import anyio
 from attrs import define, field
 
 from workerctx.queue import CancelReason, ReleaseLease
+from workerctx.runtime.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,6 +32,7 @@ class Run:
         counted: whether the store knows that the run began.
         ctx: the handler's context, once it runs.
         scope: what cancels it, once it runs.
+        began_at: when a slot took it, in `time.perf_counter()` seconds.
     """
 
     job: QueuedJob
@@ -38,6 +41,7 @@ class Run:
     counted: bool
     ctx: JobCtx | None = None
     scope: anyio.CancelScope | None = None
+    began_at: float = 0.0
 
     def cancel(self, reason: CancelReason, *, scope_too: bool) -> None:
         """Tell the handler, and unless that is left for later cancel its scope."""
@@ -55,10 +59,12 @@ class Desk:
     """Every claimed job that is not finished, by lease id."""
     waiting: deque[Run] = field(factory=deque[Run], init=False)
     """Claimed jobs that no slot has taken yet, oldest first."""
+    running: dict[str, Run] = field(factory=dict[str, Run], init=False)
+    """Jobs that a slot has taken, by lease id, in the order in which they began."""
     closed: bool = field(default=False, init=False)
     """Whether slots get nothing more."""
-    finished: int = field(default=0, init=False)
-    """How many runs have ended so far."""
+    pace: Pace = field(factory=Pace, init=False)
+    """How fast jobs end here."""
     _finishes: list[Finish] = field(factory=list["Finish"], init=False)
     _began: list[str] = field(factory=list[str], init=False)
     _idle: deque[anyio.Event] = field(factory=deque[anyio.Event], init=False)
@@ -72,7 +78,7 @@ class Desk:
     @property
     def in_flight(self) -> int:
         """How many jobs run."""
-        return len(self.live) - len(self.waiting)
+        return len(self.running)
 
     @property
     def is_empty(self) -> bool:
@@ -109,6 +115,8 @@ class Desk:
                     self._idle.popleft().set()  # the job meant for this slot goes to another one
                 raise
         run = self.waiting.popleft()
+        run.began_at = time.perf_counter()
+        self.running[run.lease.id] = run
         if not run.counted:
             self._began.append(run.lease.id)
             self.nudge()
@@ -118,7 +126,8 @@ class Desk:
         """Put down what became of a job; None if nobody has to be told."""
         if self.live.pop(run.lease.id, None) is None:
             return
-        self.finished += 1
+        if self.running.pop(run.lease.id, None) is not None:
+            self.pace.note(time.perf_counter() - run.began_at)
         if finish is not None:
             self._finishes.append(finish)
             self.nudge()

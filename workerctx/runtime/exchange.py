@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -32,8 +33,6 @@ _log = logging.getLogger("workerctx")
 
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 3.0
-_SMOOTHING: Final = 0.5
-"""Share of the newest round in the estimate of how fast jobs end."""
 
 
 @define(eq=False)
@@ -54,10 +53,8 @@ class Exchange:
     _look: bool = field(default=True, init=False)
     """Whether there may be jobs that were not seen yet."""
     _idle: bool = field(default=False, init=False)
-    _rate: float = field(default=0.0, init=False)
-    """Jobs that end per second, smoothed."""
-    _counted: int = field(default=0, init=False)
-    _counted_at: float = field(default=-math.inf, init=False)
+    _round_began: float = field(default=0.0, init=False)
+    """`time.perf_counter()` of the latest round."""
     _failures: int = field(default=0, init=False)
 
     async def run(self) -> None:
@@ -95,28 +92,38 @@ class Exchange:
         return self._desk.has_news() or self._wanted() > 0
 
     def _patience(self) -> float:
+        """Return in how many seconds to look at the desk again without a nudge."""
         waiting = self._desk.waiting
-        if not waiting:
-            return math.inf
-        return max(0.0, waiting[0].claimed_at + self._config.prefetch_window - anyio.current_time())
+        if waiting:
+            return max(0.0, waiting[0].claimed_at + self._config.prefetch_window - anyio.current_time())
+        return self._ahead()[1] if self._may_claim else math.inf
+
+    def _ahead(self) -> tuple[int, float]:
+        desk = self._desk
+        return desk.pace.due(desk.running.values(), time.perf_counter(), self._config.prefetch_window)
+
+    @property
+    def _may_claim(self) -> bool:
+        return self._look and self._context.is_running and not self._desk.closed
 
     def _wanted(self) -> int:
-        if not self._look or not self._context.is_running or self._desk.closed:
+        if not self._may_claim:
             return 0
-        ahead = min(self._config.prefetch, int(self._rate * self._config.prefetch_window))
+        ahead = min(self._config.prefetch, self._ahead()[0])
         return self._desk.free + max(0, ahead - len(self._desk.waiting))
 
     async def _round(self) -> None:
         desk = self._desk
         now = anyio.current_time()
         desk.give_back(math.inf if self._context.is_paused else now - self._config.prefetch_window)
-        self._measure(now)
         wanted = self._wanted()
         at_once = wanted <= desk.free
         finishes, began = desk.collect()
         if not (finishes or began or wanted):
             return
         claimed: Sequence[Claimed] = ()
+        began_at, last = time.perf_counter(), self._round_began
+        self._round_began = began_at
         try:
             if wanted:
                 self._look = False  # a wake-up during the claim sets it again
@@ -135,6 +142,7 @@ class Exchange:
             desk.put_back(finishes, began)
             raise
         self._recovered()
+        desk.pace.note_round(time.perf_counter() - began_at, began_at - last)
         for finish, error in zip(finishes, refused, strict=True):
             if error is not None:
                 self._refused(finish, error)
@@ -155,17 +163,6 @@ class Exchange:
             limit=limit,
             began=began,
         )
-
-    def _measure(self, now: float) -> None:
-        ended = self._desk.finished - self._counted
-        seconds = now - self._counted_at
-        if ended and seconds > 0:
-            self._rate += _SMOOTHING * (ended / seconds - self._rate)
-        elif seconds > self._config.prefetch_window:
-            self._rate *= 1 - _SMOOTHING
-        else:
-            return
-        self._counted, self._counted_at = self._desk.finished, now
 
     def _note_idle(self, *, asked: bool) -> None:
         if not self._desk.is_empty:
