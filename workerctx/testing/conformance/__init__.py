@@ -2,6 +2,9 @@
 
 Write one module with one fixture, and pytest collects the rest; it needs ``workerctx[testing]``::
 
+    import pytest
+
+    from workerctx.queue import Storage, connect
     from workerctx.testing.conformance import *
 
 
@@ -19,7 +22,10 @@ Every test runs with the backends of the ``anyio_backend`` fixture, by default a
 
 # ruff: noqa: E402 - assertions are rewritten before their modules are imported
 
-import pytest
+try:
+    import pytest
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError("the conformance suite needs pytest: pip install 'workerctx[testing]'") from exc
 
 _ROOMS = (
     "cancelling",

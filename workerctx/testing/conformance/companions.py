@@ -392,17 +392,16 @@ class TestSchedules:
     @pytest.mark.parametrize(
         "options",
         [
-            {"name": ""},
-            {"every": None},
-            {"every": 0.0},
-            {"cron": "* * * * *"},
-            {"every": None, "cron": "61 * * * *"},
-            {"every": None, "cron": "0 0 30 2 *"},
-            {"timezone": "Mars/Olympus"},
-            {"request": EnqueueRequest("tick", job_id="fixed")},
-            {"request": EnqueueRequest("tick", depends_on=["other"])},
+            pytest.param({"name": ""}, id="no name"),
+            pytest.param({"every": None}, id="no timing"),
+            pytest.param({"every": 0.0}, id="every nothing"),
+            pytest.param({"cron": "* * * * *"}, id="two timings"),
+            pytest.param({"every": None, "cron": "61 * * * *"}, id="minute 61"),
+            pytest.param({"every": None, "cron": "0 0 30 2 *"}, id="30 February"),
+            pytest.param({"timezone": "Mars/Olympus"}, id="unknown zone"),
+            pytest.param({"request": EnqueueRequest("tick", job_id="fixed")}, id="an id"),
+            pytest.param({"request": EnqueueRequest("tick", depends_on=["other"])}, id="a parent"),
         ],
-        ids=str,
     )
     async def test_what_cannot_be_meant(self, storage: Storage, options: dict[str, object]) -> None:
         """Q13: a schedule that is not valid never reaches the store."""
