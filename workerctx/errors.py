@@ -287,6 +287,38 @@ class HandlerCrashed(WorkerError):
     """A handler left with something that is no ordinary exception; ``__cause__`` is that."""
 
 
+class CircuitOpen(Throttled):
+    """A circuit breaker lets nothing through for now, because what is behind it failed too often."""
+
+    def __init__(self, retry_after: float, kind: str) -> None:
+        super().__init__(retry_after)
+        self.args = (f"the circuit in front of {kind} is open: try again in {retry_after:.3f} s",)
+
+
+class RequestRejected(Abort):
+    """A filter did not let a job through to its handler, so it is dead."""
+
+
+class AckFailed(WorkerError):
+    """A handler succeeded and its acknowledgement did not; ``__cause__`` is why.
+
+    Attributes:
+        output: What the handler returned.
+    """
+
+    def __init__(self, kind: str, output: object, why: Exception) -> None:
+        super().__init__(f"{kind} was done and could not be acknowledged: {why!r}; it counts as failed")
+        self.output = output
+
+
+class OperationTimeout(WorkerError, TimeoutError):
+    """One operation of a handler ran longer than it may and was cancelled."""
+
+
+class LayerOrderWarning(UserWarning):
+    """The layers around a handler stand in an order that is probably not meant."""
+
+
 # Runtime --------------------------------------------------------------------
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Seconds: TypeAlias = float | timedelta
 Moment: TypeAlias = float | datetime
 
+DEFAULT_QUEUE: Final = "default"
+"""Where a job waits when nobody named a queue."""
+
 _MAX_NAME: Final = 255
 _MAX_PRIORITY: Final = 2**31 - 1
 _NO_NAMES: Final[tuple[str, ...]] = ()
@@ -99,7 +102,8 @@ class EnqueueRequest:
     Attributes:
         kind: The handler's stable name.
         payload: Any JSON value.
-        queue: Where it waits; a worker names the queues it serves.
+        queue: Where it waits; a worker names the queues it serves. The default is ``default``.
+        pinned_queue: The queue if one was named, which no router overrules; else None.
         priority: Higher runs first.
         delay: Seconds (or a timedelta) until it is due, by the store's clock.
         run_at: When it is due: seconds since the epoch or an aware datetime; instead of ``delay``.
@@ -122,7 +126,7 @@ class EnqueueRequest:
 
     kind: str
     payload: Any = attrs.field(default=None)
-    queue: str = "default"
+    pinned_queue: str | None = attrs.field(default=None, alias="queue")
     priority: int = 0
     delay: float = attrs.field(default=0.0, converter=as_seconds)
     run_at: float | None = attrs.field(default=None, converter=as_moment)
@@ -143,7 +147,8 @@ class EnqueueRequest:
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "payload_json", encode_json(self.payload))
         check_name("a job's kind", self.kind)
-        check_name("a queue's name", self.queue)
+        if self.pinned_queue is not None:
+            check_name("a queue's name", self.pinned_queue)
         if not 1 <= self.max_attempts <= _MAX_PRIORITY:
             raise InvalidRequest(f"max_attempts counts runs, so it must be at least 1, got {self.max_attempts}")
         if not -_MAX_PRIORITY <= self.priority <= _MAX_PRIORITY:
@@ -160,6 +165,11 @@ class EnqueueRequest:
                 check_name(what, name)
         if self.headers or self.required_labels or self.depends_on or self.on_parent_failure != "cancel":
             self._check_collections()
+
+    @property
+    def queue(self) -> str:
+        """Where it waits."""
+        return DEFAULT_QUEUE if self.pinned_queue is None else self.pinned_queue
 
     def _check_times(self) -> None:
         if not (math.isfinite(self.delay) and self.delay >= 0):
