@@ -14,7 +14,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import anyio
 import attrs
@@ -55,6 +55,7 @@ async def _run(folder: Path, scale: int, large: int) -> None:
     await _single(report, folder, 4_000 // scale)
     await _flat(report, folder, large)
     await _memory(report, 50_000 // scale)
+    await _idle(report, folder)
 
 
 def _url(folder: Path, name: str) -> str:
@@ -229,6 +230,17 @@ async def _claim_latencies(storage: Storage) -> list[float]:
         assert claimed is not None
         await storage.jobs.complete(claimed[1].id)
     return found
+
+
+async def _idle(report: Report, folder: Path) -> None:
+    """Wait for jobs that do not come, and see what the process pays for it."""
+    async with connect(_url(folder, "idle")) as storage, storage.jobs.wakeups() as wakeups:
+        await wakeups.wait(0.2)
+        before, started = process_time(), perf_counter()
+        while perf_counter() - started < 5:
+            await wakeups.wait(5)
+        spent = (process_time() - before) / (perf_counter() - started)
+    report.line("idle wait, sqlite", 100 * spent, "% of a core", "< 0.5")
 
 
 async def _memory(report: Report, count: int) -> None:

@@ -254,9 +254,7 @@ def test_cron_follows_its_time_zone_through_daylight_saving():
 )
 def test_missed_ticks_follow_the_policy(misfire, late, fires):
     """W11: missed ticks are skipped, made up for once, or all fired."""
-    schedule = Schedule(
-        name="s", request=EnqueueRequest("a"), every=100, misfire=misfire, next_fire_at=1000.0
-    )
+    schedule = Schedule(name="s", request=EnqueueRequest("a"), every=100, misfire=misfire, next_fire_at=1000.0)
     due = schedule.due(1000.0 + late)
     assert len(due.fire) == fires
     assert due.next_fire_at is not None
