@@ -44,15 +44,15 @@ class Host:
     work: TaskGroup = field(factory=anyio.create_task_group, init=False)
     """The body and the spawned tasks."""
     _ears: TaskGroup = field(factory=anyio.create_task_group, init=False)
-    _serving: int = field(default=0, init=False)
-    """How many async listeners are served."""
+    _served: dict[Listener, anyio.CancelScope] = field(factory=dict["Listener", anyio.CancelScope], init=False)
+    """The async listeners, each in a scope that only the host cancels."""
     _deaf: Latch = field(init=False)
-    """Holds while none is."""
+    """Holds while there are none."""
     _hushed: bool = field(default=False, init=False)
     _body: int = field(factory=lambda: anyio.get_current_task().id, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._deaf = Latch(lambda: not self._serving)
+        self._deaf = Latch(lambda: not self._served)
 
     def is_body(self) -> bool:
         """Tell whether this is the task that runs the body of the ``async with``."""
@@ -71,14 +71,18 @@ class Host:
                 for listener in shell.outbox.listeners:
                     self.listen(listener)
                 try:
-                    async with self._working():
-                        yield self._context
-                    await shell.wait_quiet(shell.quiet)
-                except BaseException as exc:
-                    self._note(exc)
-                    await self._end(shielded=True)
-                    raise
-                await self._end(shielded=False)
+                    try:
+                        async with self._working():
+                            yield self._context
+                        await shell.wait_quiet(shell.quiet)
+                    except BaseException as exc:
+                        self._note(exc)
+                        await self._end(shielded=True)
+                        raise
+                    await self._end(shielded=False)
+                finally:
+                    for scope in self._served.values():
+                        scope.cancel()
         except BaseException as exc:  # noqa: BLE001 - raised below, where its context is left alone
             error = collapse(exc)
             self._note(error)
@@ -133,14 +137,16 @@ class Host:
         if mailbox is None or mailbox.is_served or self._hushed:
             return
         mailbox.is_served = True
-        self._serving += 1
+        # Shielded: a cancellation of the host is itself something that they are to hear of.
+        self._served[listener] = anyio.CancelScope(shield=True)
         self._ears.start_soon(self._serve, listener, name=f"listener {listener.function!r}")
 
     async def _serve(self, listener: Listener) -> None:
         try:
-            await signals.serve(self._context, self._shell.outbox, listener)
+            with self._served[listener]:
+                await signals.serve(self._context, self._shell.outbox, listener)
         finally:
-            self._serving -= 1
+            del self._served[listener]
             self._deaf.wake()
 
     def bound(self, deadline: float) -> None:
@@ -156,11 +162,10 @@ class Host:
         for listener in self._shell.outbox.listeners:
             if listener.mailbox is not None:
                 listener.mailbox.close()
-        if self._serving:
+        if self._served:
             deadline = max(self._shell.deadline, anyio.current_time() + LISTENER_TAIL)
             with anyio.CancelScope(deadline=deadline, shield=shielded):
                 await self._deaf.wait()
-        self._ears.cancel_scope.cancel()
 
 
 def is_cancellation(error: BaseException) -> bool:

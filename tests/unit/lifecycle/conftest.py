@@ -1,0 +1,138 @@
+"""Virtual time, recorders, and programs in a process of their own, for the tests of a worker's life."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Awaitable, Callable
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from workerctx.lifecycle import Event, WorkerContext
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    """Waits for nothing but real input: where there is none, the clock jumps to the next timer."""
+
+    now = 1000.0
+
+    def select(self, timeout: float | None = None):
+        if timeout is None or timeout <= 0:
+            return super().select(timeout)
+        ready = super().select(0)
+        if not ready:
+            self.now += timeout
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop whose seconds pass as soon as every task sleeps."""
+
+    def __init__(self) -> None:
+        self.jumping = JumpingSelector()
+        super().__init__(self.jumping)
+
+    def time(self) -> float:
+        return self.jumping.now
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """Run each async test on both event loops, in virtual time if it asks for `virtual_time`."""
+    if "virtual_time" not in request.fixturenames:
+        return request.param
+    if request.param == "asyncio":
+        return "asyncio", {"loop_factory": VirtualTimeLoop}
+    import trio.testing
+
+    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+@pytest.fixture
+def virtual_time():
+    """Seconds of the loop's clock, which jumps ahead while all tasks sleep; call it for the time since the test began."""
+    began: list[float] = []
+
+    def elapsed() -> float:
+        if not began:
+            began.append(anyio.current_time())
+        return anyio.current_time() - began[0]
+
+    return elapsed
+
+
+@pytest.fixture
+def record() -> Callable[..., list[Event]]:
+    """Listen to a context and return the list that fills with its events."""
+
+    def listen(ctx: WorkerContext, *event_types: type[Event]) -> list[Event]:
+        heard: list[Event] = []
+        ctx.listen(lambda _, event: heard.append(event), *event_types)
+        return heard
+
+    return listen
+
+
+@pytest.fixture
+def names() -> Callable[[list[Event]], list[str]]:
+    """Name the types of events."""
+    return lambda heard: [type(event).__name__ for event in heard]
+
+
+@pytest.fixture
+def residue() -> Callable[[WorkerContext], dict[str, int]]:
+    """Count what is left of waiters and work in a context; nothing should be."""
+
+    def look(ctx: WorkerContext) -> dict[str, int]:
+        shell = ctx._shell
+        latches = {"started": shell.started, "stopping": shell.stopping, "quiet": shell.quiet, "end": shell.finished}
+        latches |= {"gate": shell.ledger.gate, "room": shell.ledger.room}
+        left = {name: latch.waiting for name, latch in latches.items()}
+        left |= {"tasks": shell.ledger.count, "spawned": len(shell.spawned), "scopes": len(shell.scopes)}
+        left |= {"children": len(shell.children)}
+        return {name: number for name, number in left.items() if number}
+
+    return look
+
+
+@pytest.fixture
+def in_thread() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Run a function in a thread that belongs to no event loop, and wait for it; what it raises is raised here."""
+
+    async def run(function: Callable[[], object]) -> None:
+        raised: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                function()
+            except BaseException as exc:
+                raised.append(exc)
+
+        thread = threading.Thread(target=guarded)
+        thread.start()
+        while thread.is_alive():
+            await anyio.lowlevel.checkpoint()
+        thread.join()
+        if raised:
+            raise raised[0]
+
+    return run
+
+
+@pytest.fixture
+def program() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a program in a Python process of its own; `BACKEND` in it is the event loop to use."""
+
+    def run(source: str, backend: str = "asyncio", *, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        code = f"BACKEND = {backend!r}\n" + textwrap.dedent(source)
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    return run
