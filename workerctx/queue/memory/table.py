@@ -199,8 +199,11 @@ class Table:
 
     def group_of(self, job: QueuedJob) -> Group:
         """Return the group in which a job waits."""
-        required = job.required_labels
-        return self.line(job.queue).group(job.kind, frozenset(required) if required else _NO_LABELS)
+        labels = frozenset(job.required_labels) if job.required_labels else _NO_LABELS
+        try:
+            return self.lines[job.queue].groups[job.kind][labels]
+        except KeyError:
+            return self.line(job.queue).group(job.kind, labels)
 
     def snapshot(self, job: QueuedJob, **changes: int) -> QueuedJob:
         """Return a record for a caller, who may do with its mappings what he likes."""
