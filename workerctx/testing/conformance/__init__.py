@@ -28,56 +28,61 @@ except ModuleNotFoundError as exc:
     raise ModuleNotFoundError("the conformance suite needs pytest: pip install 'workerctx[testing]'") from exc
 
 _ROOMS = (
+    "attempts",
     "cancelling",
     "claiming",
     "companions",
     "dependencies",
     "enqueueing",
     "events",
+    "expiring",
     "failing",
     "housekeeping",
     "leases",
+    "opening",
+    "refusing",
+    "scheduling",
     "support",
     "waiting",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
+from workerctx.testing.conformance.attempts import TestAttempts as TestAttempts
 from workerctx.testing.conformance.cancelling import TestCancel as TestCancel
 from workerctx.testing.conformance.cancelling import TestCancelWorkflow as TestCancelWorkflow
 from workerctx.testing.conformance.cancelling import TestPause as TestPause
-from workerctx.testing.conformance.claiming import TestAttempts as TestAttempts
 from workerctx.testing.conformance.claiming import TestClaim as TestClaim
 from workerctx.testing.conformance.claiming import TestOrder as TestOrder
 from workerctx.testing.conformance.claiming import TestQueues as TestQueues
 from workerctx.testing.conformance.claiming import TestSuitability as TestSuitability
 from workerctx.testing.conformance.companions import TestRateLimits as TestRateLimits
-from workerctx.testing.conformance.companions import TestSchedules as TestSchedules
 from workerctx.testing.conformance.companions import TestWorkers as TestWorkers
 from workerctx.testing.conformance.dependencies import TestDependencies as TestDependencies
 from workerctx.testing.conformance.dependencies import TestParentFailure as TestParentFailure
 from workerctx.testing.conformance.dependencies import TestWorkflow as TestWorkflow
-from workerctx.testing.conformance.enqueueing import TestBadInput as TestBadInput
 from workerctx.testing.conformance.enqueueing import TestBulk as TestBulk
-from workerctx.testing.conformance.enqueueing import TestDeadJobs as TestDeadJobs
 from workerctx.testing.conformance.enqueueing import TestEnqueue as TestEnqueue
-from workerctx.testing.conformance.enqueueing import TestExpiresAt as TestExpiresAt
 from workerctx.testing.conformance.enqueueing import TestUniqueKey as TestUniqueKey
 from workerctx.testing.conformance.events import TestEvents as TestEvents
 from workerctx.testing.conformance.events import TestSubscribers as TestSubscribers
+from workerctx.testing.conformance.expiring import TestExpiresAt as TestExpiresAt
 from workerctx.testing.conformance.failing import TestBackoff as TestBackoff
+from workerctx.testing.conformance.failing import TestDeadJobs as TestDeadJobs
 from workerctx.testing.conformance.failing import TestErrors as TestErrors
 from workerctx.testing.conformance.failing import TestSnooze as TestSnooze
 from workerctx.testing.conformance.failing import TestThrottle as TestThrottle
 from workerctx.testing.conformance.housekeeping import TestDelete as TestDelete
 from workerctx.testing.conformance.housekeeping import TestListing as TestListing
-from workerctx.testing.conformance.housekeeping import TestNamespaces as TestNamespaces
 from workerctx.testing.conformance.housekeeping import TestPrune as TestPrune
 from workerctx.testing.conformance.housekeeping import TestRetryByHand as TestRetryByHand
-from workerctx.testing.conformance.housekeeping import TestStorage as TestStorage
 from workerctx.testing.conformance.leases import TestExpiry as TestExpiry
 from workerctx.testing.conformance.leases import TestFencing as TestFencing
 from workerctx.testing.conformance.leases import TestProgress as TestProgress
 from workerctx.testing.conformance.leases import TestRenewal as TestRenewal
+from workerctx.testing.conformance.opening import TestNamespaces as TestNamespaces
+from workerctx.testing.conformance.opening import TestStorage as TestStorage
+from workerctx.testing.conformance.refusing import TestBadInput as TestBadInput
+from workerctx.testing.conformance.scheduling import TestSchedules as TestSchedules
 from workerctx.testing.conformance.support import StorageFactory as StorageFactory
 from workerctx.testing.conformance.support import storage as storage
 from workerctx.testing.conformance.waiting import TestResult as TestResult

@@ -1,9 +1,8 @@
-"""Adding jobs: what is accepted, what is refused, and that nothing is half done."""
+"""Adding jobs: one, many, and at most one for a key."""
 # ruff: noqa: PLR2004 - tests compare with the numbers that they have just put in
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +10,15 @@ import anyio
 import pytest
 
 from workerctx.errors import InvalidRequest
-from workerctx.queue.finish import FailLease
-from workerctx.queue.model import EnqueueOutcome, JobError, JobState
+from workerctx.queue.model import EnqueueOutcome, JobState
 from workerctx.queue.request import EnqueueRequest
 from workerctx.queue.retry import Constant, Exponential, Linear
 from workerctx.testing.clock import advance
 from workerctx.testing.conformance.support import (
-    NO_WAIT,
     add,
     claim_all,
-    dead_job,
     ids,
     payloads,
-    refused,
     state_of,
     take,
     take_lease,
@@ -289,163 +284,3 @@ class TestUniqueKey:
                 tasks.start_soon(ask, n)
         assert len({outcome.id for outcome in outcomes}) == 1
         assert [outcome.deduped for outcome in outcomes].count(False) == 1
-
-
-@pytest.mark.anyio
-class TestBadInput:
-    """What cannot be meant is refused before anything is written."""
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            pytest.param({"kind": ""}, id="no kind"),
-            pytest.param({"kind": "work", "queue": ""}, id="no queue"),
-            pytest.param({"kind": "work", "queue": "a\nb"}, id="line break"),
-            pytest.param({"kind": "work", "delay": -1}, id="negative delay"),
-            pytest.param({"kind": "work", "delay": math.nan}, id="delay nan"),
-            pytest.param({"kind": "work", "delay": math.inf}, id="endless delay"),
-            pytest.param({"kind": "work", "run_at": math.inf}, id="endless run_at"),
-            pytest.param({"kind": "work", "run_at": datetime(2030, 1, 1)}, id="naive run_at"),  # noqa: DTZ001 - the point of it
-            pytest.param({"kind": "work", "delay": 1, "run_at": 5.0}, id="delay and run_at"),
-            pytest.param({"kind": "work", "max_attempts": 0}, id="no attempts"),
-            pytest.param({"kind": "work", "timeout": 0}, id="no timeout"),
-            pytest.param({"kind": "work", "priority": 2**40}, id="large priority"),
-            pytest.param({"kind": "work", "unique_key": ""}, id="empty key"),
-            pytest.param({"kind": "work", "required_labels": "gpu"}, id="labels as text"),
-            pytest.param({"kind": "work", "depends_on": "abc"}, id="parents as text"),
-            pytest.param({"kind": "work", "payload": object()}, id="no JSON"),
-            pytest.param({"kind": "work", "payload": {"x": math.nan}}, id="nan in JSON"),
-            pytest.param({"kind": "work", "payload": "x" * (1024 * 1024 + 1)}, id="large payload"),
-            pytest.param({"kind": "work", "headers": {"a": 1}}, id="headers of numbers"),
-        ],
-    )
-    async def test_requests(self, storage: Storage, options: dict[str, Any]) -> None:
-        """Q13: a request that is not valid never reaches the store."""
-        with pytest.raises(InvalidRequest):
-            await storage.jobs.enqueue(EnqueueRequest(**options))
-        assert sum((await storage.jobs.counts()).values()) == 0
-
-    async def test_outputs(self, storage: Storage) -> None:
-        """Q13: a result that is not JSON is refused and the lease is as it was."""
-        await add(storage)
-        lease = await take_lease(storage)
-        for outputs in (object(), math.inf, "x" * (1024 * 1024 + 1)):
-            with pytest.raises(InvalidRequest):
-                await storage.jobs.complete(lease.id, outputs)
-        await storage.jobs.complete(lease.id, "good")
-
-    async def test_error_details(self, storage: Storage) -> None:
-        """Q13: an error whose details are not JSON is refused alone, and its lease is as it was."""
-        job_id, other = await add(storage), await add(storage)
-        first, second = await take_lease(storage), await take_lease(storage)
-        outcomes = await storage.jobs.finish_many(
-            [
-                FailLease(first.id, JobError("Error", "boom", details=object()), retryable=False),
-                FailLease(second.id, JobError("Error", "boom", details=[1]), retryable=False),
-            ]
-        )
-        assert refused(outcomes) == [InvalidRequest, None]
-        assert await state_of(storage, job_id) is JobState.RUNNING
-        assert await state_of(storage, other) is JobState.DEAD
-
-    async def test_waits(self, storage: Storage) -> None:
-        """Q13: a negative or endless wait is refused and the lease is as it was."""
-        job_id = await add(storage)
-        lease = await take_lease(storage)
-        for wait in (-1.0, math.nan, math.inf):
-            with pytest.raises(InvalidRequest):
-                await storage.jobs.fail(lease.id, "boom", delay=wait)
-            with pytest.raises(InvalidRequest):
-                await storage.jobs.snooze(lease.id, delay=wait)
-        assert await state_of(storage, job_id) is JobState.RUNNING
-
-    async def test_claims(self, storage: Storage) -> None:
-        """Q13: a claim without queues, room or time is refused."""
-        await add(storage)
-        wrong: list[dict[str, Any]] = [
-            {"queues": ()},
-            {"queues": "default"},
-            {"limit": 0},
-            {"lease_ttl": 0},
-            {"lease_ttl": math.nan},
-        ]
-        for options in wrong:
-            with pytest.raises(InvalidRequest):
-                await storage.jobs.claim_many("worker-1", **options)
-        assert (await storage.jobs.counts())[JobState.QUEUED] == 1
-
-    async def test_the_largest_payload(self, storage: Storage) -> None:
-        """Q13: a payload just below the limit is stored whole."""
-        text = "x" * (1024 * 1024 - 2)
-        job_id = await add(storage, payload=text)
-        assert (await storage.jobs.get(job_id)).payload == text
-
-
-@pytest.mark.anyio
-class TestExpiresAt:
-    """Jobs that nobody needs any more."""
-
-    @pytest.mark.parametrize("notice", ["claim", "reap"])
-    async def test_an_expired_job_never_runs(self, storage: Storage, notice: str) -> None:
-        """Q18: a job whose time has passed is cancelled with the reason ``expired``."""
-        job_id = await add(storage, expires_at=await storage.now() + 10)
-        await advance(storage, 11)
-        if notice == "claim":
-            assert await storage.jobs.claim("worker-1") is None
-        else:
-            assert [event.job_id for event in await storage.jobs.reap_expired_leases()] == [job_id]
-        job = await storage.jobs.get(job_id)
-        assert job.state is JobState.CANCELLED
-        assert job.error is not None
-        assert "expired" in job.error.message
-
-    async def test_in_time(self, storage: Storage) -> None:
-        """Q18: a run that began in time goes on."""
-        await add(storage, expires_at=await storage.now() + 10)
-        lease = await take_lease(storage)
-        await advance(storage, 11)
-        await storage.jobs.reap_expired_leases()
-        await storage.jobs.complete(lease.id)
-
-    async def test_a_retry_after_the_time(self, storage: Storage) -> None:
-        """Q18: a job that is put back after its time does not run again."""
-        job_id = await add(storage, expires_at=await storage.now() + 10, retry=NO_WAIT)
-        lease = await take_lease(storage)
-        await advance(storage, 11)
-        await storage.jobs.fail(lease.id, "boom")
-        assert await storage.jobs.claim("worker-1") is None
-        assert await state_of(storage, job_id) is JobState.CANCELLED
-
-    async def test_an_expired_job_does_not_hide_others(self, storage: Storage) -> None:
-        """Q18: expired jobs at the head of a queue do not keep a claim from the ones behind."""
-        soon = await storage.now() + 10
-        await storage.jobs.enqueue_bulk(EnqueueRequest("work", expires_at=soon, priority=1) for _ in range(300))
-        job_id = await add(storage)
-        await advance(storage, 11)
-        found = await claim_all(storage, limit=5)
-        assert [job.id for job, _ in found] == [job_id]
-        await storage.jobs.reap_expired_leases()
-        assert (await storage.jobs.counts())[JobState.CANCELLED] == 300
-
-    async def test_a_blocked_job_expires(self, storage: Storage) -> None:
-        """Q18: a job that still waits for others when its time has passed is cancelled too."""
-        parent = await add(storage)
-        child = await add(storage, depends_on=[parent], expires_at=await storage.now() + 10)
-        await advance(storage, 11)
-        await storage.jobs.reap_expired_leases()
-        assert await state_of(storage, child) is JobState.CANCELLED
-        assert await state_of(storage, parent) is JobState.QUEUED
-
-
-@pytest.mark.anyio
-class TestDeadJobs:
-    """What a dead job still tells."""
-
-    async def test_the_reason_is_kept(self, storage: Storage) -> None:
-        """Q14: a job that cannot be run is dead with the reason, not lost and not retried."""
-        job_id = await dead_job(storage, "the payload does not fit: $.width is missing")
-        job = await storage.jobs.get(job_id)
-        assert job.state is JobState.DEAD
-        assert job.error is not None
-        assert "$.width" in job.error.message
-        assert await storage.jobs.claim("worker-1") is None

@@ -14,7 +14,7 @@ from workerctx.queue.limits import Granted
 from workerctx.queue.model import ERROR_HISTORY, JobError, JobState
 from workerctx.queue.retry import Constant, Exponential, Linear
 from workerctx.testing.clock import advance
-from workerctx.testing.conformance.support import NO_WAIT, add, refused, state_of, take, take_lease
+from workerctx.testing.conformance.support import NO_WAIT, add, dead_job, refused, state_of, take, take_lease
 
 if TYPE_CHECKING:
     from workerctx.queue.base import Storage
@@ -205,3 +205,17 @@ class TestThrottle:
         assert refused(outcomes) == [UnknownScope, None]
         assert await state_of(storage, first) is JobState.RUNNING
         assert await state_of(storage, second) is JobState.DEAD
+
+
+@pytest.mark.anyio
+class TestDeadJobs:
+    """What a dead job still tells."""
+
+    async def test_the_reason_is_kept(self, storage: Storage) -> None:
+        """Q14: a job that cannot be run is dead with the reason, not lost and not retried."""
+        job_id = await dead_job(storage, "the payload does not fit: $.width is missing")
+        job = await storage.jobs.get(job_id)
+        assert job.state is JobState.DEAD
+        assert job.error is not None
+        assert "$.width" in job.error.message
+        assert await storage.jobs.claim("worker-1") is None
