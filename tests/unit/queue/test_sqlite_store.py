@@ -47,6 +47,17 @@ def _change(path, statement, *parameters):
     connection.close()
 
 
+def _start(script, path):
+    """Start a process that runs a script on the same file."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, f"sqlite:///{path}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 # The file ---------------------------------------------------------------------
 
 
@@ -94,8 +105,9 @@ async def test_a_failing_migration_leaves_nothing(path, monkeypatch):
         async with connect(f"sqlite:///{path}"):
             pass
     monkeypatch.undo()
-    names = [row[0] for row in sqlite3.connect(path).execute("SELECT name FROM sqlite_master")]
-    assert names == []
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    connection.close()
     async with connect(f"sqlite:///{path}") as storage:
         assert await storage.jobs.claim("w") is None
 
@@ -196,8 +208,8 @@ async def test_a_forked_child_is_told_to_open_its_own(storage):
             os.write(write, str(exc).encode())
         os._exit(0)
     os.close(write)
-    os.waitpid(child, 0)
     assert b"forked" in os.read(read, 1000)
+    await anyio.to_thread.run_sync(os.waitpid, child, 0)
     os.close(read)
 
 
@@ -256,7 +268,7 @@ async def test_a_row_factory_of_the_caller_does_not_matter(storage, callers):
 
 async def test_connections_that_cannot_carry_a_job_are_refused_by_name(storage, callers, tmp_path):
     """Q12: something else, another database, one without tables, and one that commits by itself."""
-    with pytest.raises(InvalidRequest, match="builtins.str"):
+    with pytest.raises(InvalidRequest, match=r"builtins\.str"):
         await storage.jobs.enqueue(EnqueueRequest("a"), connection="jobs.db")
     elsewhere = sqlite3.connect(tmp_path / "other.db")
     with pytest.raises(SchemaError, match="migrate"):
@@ -299,13 +311,7 @@ anyio.run(main)
 
 async def test_other_processes_are_woken_by_datagram(path, storage):
     """W6: an enqueue elsewhere wakes a worker here, and a result here wakes who waits for it there."""
-    producer = subprocess.Popen(
-        [sys.executable, "-c", PRODUCER, f"sqlite:///{path}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with producer:
+    with _start(PRODUCER, path) as producer:
         assert await anyio.to_thread.run_sync(producer.stdout.readline) == "open\n"
         async with storage.jobs.wakeups(["images"]) as wakeups, storage.jobs.wakeups(["other"]) as others:
             await wakeups.wait(0)
@@ -369,8 +375,9 @@ async def test_a_cancelled_claim_gives_its_jobs_back(storage):
             await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
     with anyio.fail_after(10):
-        while (await storage.jobs.counts())[JobState.QUEUED] < 10:
-            await anyio.sleep(0.001)
+        async with storage.jobs.wakeups() as wakeups:
+            while (await storage.jobs.counts())[JobState.QUEUED] < 10:
+                await wakeups.wait(0.05)
     page = await storage.jobs.list()
     assert {(job.attempt, job.deliveries) for job in page.jobs} == {(0, 0)}
 
@@ -413,15 +420,7 @@ anyio.run(main)
 
 async def test_many_processes_on_one_file_share_without_a_locked_error(path, storage):
     """Q1: four processes enqueue and claim at once; each job runs once and nobody sees a lock."""
-    crowd = [
-        subprocess.Popen(
-            [sys.executable, "-c", CROWD, f"sqlite:///{path}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
+    crowd = [_start(CROWD, path) for _ in range(4)]
     ran: list[str] = []
     for process in crowd:
         out, err = await anyio.to_thread.run_sync(process.communicate)

@@ -100,7 +100,8 @@ def _driver_connection(connection: Any) -> sqlite3.Connection:
 def _join_transaction(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         return
-    if connection.isolation_level is None:
+    # Python 3.12 has a second way to say that every statement is its own transaction.
+    if connection.isolation_level is None or getattr(connection, "autocommit", None) is True:
         raise InvalidRequest(
             "the connection commits by itself and has no transaction under way: execute BEGIN on it first"
         )

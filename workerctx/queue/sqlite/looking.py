@@ -20,18 +20,28 @@ if TYPE_CHECKING:
 _COLUMNS: Final = ", ".join(COLUMNS)
 # One covering index for each state, so that counting a million jobs does not read them.
 COUNT_WAITING: Final = (
-    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_ready "
-    "WHERE state = 'queued' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp",
-    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_due "
-    "WHERE state = 'scheduled' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp",
-    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_blocked "
-    "WHERE state = 'blocked' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp",
+    (
+        "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_ready "
+        "WHERE state = 'queued' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp"
+    ),
+    (
+        "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_due "
+        "WHERE state = 'scheduled' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp"
+    ),
+    (
+        "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_blocked "
+        "WHERE state = 'blocked' AND grp IN (SELECT value FROM json_each(?)) GROUP BY grp"
+    ),
 )
 COUNT_OTHERS: Final = (
-    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_leased "
-    "WHERE state = 'running' AND ns = ? GROUP BY grp",
-    "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_finished "
-    "WHERE finished_at IS NOT NULL AND ns = ? GROUP BY state, grp",
+    (
+        "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_leased "
+        "WHERE state = 'running' AND ns = ? GROUP BY grp"
+    ),
+    (
+        "SELECT grp, state, count(*) FROM workerctx_jobs INDEXED BY workerctx_jobs_finished "
+        "WHERE finished_at IS NOT NULL AND ns = ? GROUP BY state, grp"
+    ),
 )
 DUE: Final = (
     "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'scheduled' AND run_at <= ? "

@@ -91,7 +91,13 @@ class SqliteStorage:
         self.schedules = SqliteSchedules(self._writer, self._reader)
 
     async def __aenter__(self) -> Self:
-        await anyio.to_thread.run_sync(self._open)
+        if self._ns is not None:
+            raise StoreClosed("this storage is open already: connect again for a second one")
+        try:
+            await anyio.to_thread.run_sync(self._open)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -120,8 +126,6 @@ class SqliteStorage:
         await anyio.to_thread.run_sync(partial(self._hub.tell, None, finished=True))
 
     def _open(self) -> None:
-        if self._ns is not None:
-            raise StoreClosed("this storage is open already: connect again for a second one")
         self._database.prepare()
         try:
             connection = self._database.connect()

@@ -132,9 +132,9 @@ class WakeupHub:
             ear = self._ear
             if ear is None:
                 ear = self._ear = _Ear(self._database, self._folder, self._hear)
-        # Entered before the socket listens, a waiter must look once; the callers do, and nothing is missed after.
-        await anyio.to_thread.run_sync(ear.ready.wait)
         try:
+            # Once the socket listens nothing is missed; a waiter's owner looks for work before it first waits.
+            await anyio.to_thread.run_sync(ear.ready.wait)
             yield waiter
         finally:
             with self._lock:
