@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import Factory, define, field
 
-from workerctx.errors import InvalidHandler, RegistryInUse
+from workerctx.errors import InvalidHandler, LayerOrderWarning, RegistryInUse
 from workerctx.queue.request import check_name
 from workerctx.service.handler import FunctionHandler, JobHandler, Place
+from workerctx.service.layers.order import doubts
 from workerctx.service.router import DefaultRouter, Router
 from workerctx.service.signature import Contract
 from workerctx.service.sync import SyncJobs
@@ -47,6 +49,7 @@ class Branch:
     own_sync: SyncJobs = field(default=Factory(lambda self: SyncJobs(self.own_store), takes_self=True), init=False)
     _handlers: list[AnyHandler] = field(factory=list["AnyHandler"], init=False)
     _below: list[Branch] = field(factory=list["Branch"], init=False)
+    _warned: set[tuple[int, int]] = field(factory=set[tuple[int, int]], init=False)
 
     @property
     def root(self) -> Branch:
@@ -113,6 +116,7 @@ class Branch:
             check_name("a job's kind", kind)
         options.check(place.name)
         self._refuse_taken(kinds)
+        self._warn_of_order(kinds[0], (*self.layers, *options.layers))
         handler: FunctionHandler[..., Any, ..., Any] = FunctionHandler(contract, options, place)
         self._handlers.append(handler)
         self._settle(handler, self.prefix, self.layers)
@@ -138,6 +142,9 @@ class Branch:
         if other.own_store.in_use:
             raise RegistryInUse("the registry to include is open: include it before opening it")
         self._refuse_taken([self.prefix + prefix + kind for kind in other.table])
+        self.root._warned |= other._warned  # noqa: SLF001 - of its own kind
+        for kind, handler in other.table.items():
+            self._warn_of_order(self.prefix + prefix + kind, (*self.layers, *handler.place.layers))
         other.parent, other.own_prefix = self, prefix
         self._below.append(other)
         other.settle(other.prefix, other.layers)
@@ -161,6 +168,14 @@ class Branch:
         while branch is not None:
             branch.table.update(handlers)
             branch = branch.parent
+
+    def _warn_of_order(self, kind: str, layers: tuple[Layer, ...]) -> None:
+        warned = self.root._warned  # noqa: SLF001 - of its own kind
+        for outer, inner, sentence in doubts(layers):
+            pair = id(layers[outer]), id(layers[inner])  # the registry keeps its layers, so these stay theirs
+            if pair not in warned:
+                warned.add(pair)
+                warnings.warn(f"the layers around {kind!r}: {sentence}", LayerOrderWarning, stacklevel=4)
 
     def _refuse_taken(self, kinds: Sequence[str]) -> None:
         for kind in kinds:

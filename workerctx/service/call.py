@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from anyio import to_thread
 
+from workerctx.errors import Abort, RetryAfter, Snooze, Throttled
 from workerctx.queue import QueuedJob
+from workerctx.service.inside import run_inside
 from workerctx.service.jobctx import JobCtx
 from workerctx.service.layers.base import wrap
 from workerctx.service.request import Request
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Run: TypeAlias = "Callable[[JobCtx], Awaitable[Any]]"
 """Runs one job and returns the handler's output; what the payload does not fit raises at once."""
+
+_VERDICTS: Final = (Abort, RetryAfter, Snooze, Throttled)
 
 _Invoke: TypeAlias = "Callable[[JobCtx, tuple[Any, ...], dict[str, Any]], Awaitable[Any]]"
 
@@ -40,7 +44,8 @@ def compile_run(contract: Contract, kind: str, layers: Sequence[Layer]) -> Run:
     invoke = _invoke(contract)
     if not layers and contract.plan is None:
         return lambda ctx: invoke(ctx, *decode(ctx.job.payload_json))
-    call = wrap(layers, _endpoint(invoke, contract.plan))
+    endpoint = _endpoint(invoke, contract.plan)
+    call = wrap(layers, _raising(endpoint)) if layers else endpoint
 
     def run(ctx: JobCtx) -> Awaitable[Any]:
         args, kwargs = decode(ctx.job.payload_json)
@@ -93,17 +98,24 @@ def _filling(invoke: _Invoke, plan: Plan) -> Next:
 
 def _entering(invoke: _Invoke, plan: Plan) -> Next:
     async def endpoint(request: Request) -> Any:
-        output: Any = None
-        failures: list[BaseException] = []
-        async with AsyncExitStack() as stack:
-            try:
-                given = await plan.fill(request, stack)
-                output = await invoke(request.data.require(JobCtx), request.args, request.kwargs | given)
-            except BaseException as exc:
-                failures.append(exc)
-                raise
-        if failures:  # a provider swallowed it, which must not make a failed job look like a success
-            raise failures[0]
-        return output
+        stack = AsyncExitStack()
+
+        async def call() -> Any:
+            given = await plan.fill(request, stack)
+            return await invoke(request.data.require(JobCtx), request.args, request.kwargs | given)
+
+        return await run_inside(stack, call)
 
     return endpoint
+
+
+def _raising(endpoint: Next) -> Next:
+    """Raise what a handler may return as well as raise, so that layers meet it in one form."""
+
+    async def call(request: Request) -> Any:
+        output = await endpoint(request)
+        if isinstance(output, _VERDICTS):
+            raise output
+        return output
+
+    return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
@@ -11,6 +12,10 @@ from workerctx.errors import RunCancelled
 from workerctx.lifecycle.latch import Latch
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from anyio import CancelScope
+
     from workerctx.queue import CancelReason
 
 # One for all: it is held for an assignment, and re-entrant for the sake of signal handlers.
@@ -56,11 +61,15 @@ class JobCancel:
 
         Cancellation: leaves nothing behind.
         """
-        with _lock:
-            latch = self._latch = self._latch or Latch(self.is_set)
-        await latch.wait()
+        await self._waiting().wait()
         assert self._reason is not None
         return self._reason
+
+    @contextmanager
+    def cancelling(self, scope: CancelScope) -> Generator[None]:
+        """Cancel a scope of the handler's own as soon as the run is being cancelled, while inside this block."""
+        with self._waiting().cancelling(scope):
+            yield
 
     def set(self, reason: CancelReason) -> bool:
         """Ask the run to stop; False if somebody did before. Belongs to who runs the job.
@@ -75,3 +84,8 @@ class JobCancel:
         if latch is not None:
             latch.wake()
         return True
+
+    def _waiting(self) -> Latch:
+        with _lock:
+            self._latch = self._latch or Latch(self.is_set)
+        return self._latch

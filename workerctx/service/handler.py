@@ -59,6 +59,7 @@ class Place:
         aliases: Former kinds without prefixes.
         kind: Its kind.
         kinds: Its kind and its aliases.
+        layers: All layers around it, the first outermost.
         run: Runs one job, through all layers.
     """
 
@@ -67,12 +68,14 @@ class Place:
     aliases: tuple[str, ...]
     kind: str = field(init=False, default="")
     kinds: tuple[str, ...] = field(init=False, default=())
+    layers: tuple[Layer, ...] = field(init=False, default=())
     run: Run | None = field(init=False, default=None)
 
     def settle(self, prefix: str, contract: Contract, layers: Sequence[Layer]) -> None:
         """Take the prefix of all registries around, and all layers, the first outermost."""
         self.kinds = tuple(prefix + name for name in (self.name, *self.aliases))
         self.kind = self.kinds[0]
+        self.layers = tuple(layers)
         self.run = compile_run(contract, self.kind, layers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import anyio
@@ -29,6 +30,7 @@ TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 """Headers that a job hands on to the jobs it enqueues."""
 
 _BUSY_WAITS: Final = (0.1, 0.3, 1.0)
+_lock: Final = threading.Lock()
 _log: Final = logging.getLogger("workerctx")
 
 
@@ -83,6 +85,7 @@ class JobCtx:
     process_id: str = ""
     deadline: float = math.inf
     cancel: JobCancel = field(factory=JobCancel, repr=False)
+    _told: dict[str, Any] = field(factory=dict[str, Any], init=False, repr=False)
 
     @property
     def job_id(self) -> str:
@@ -158,7 +161,7 @@ class JobCtx:
     async def enqueue(self, request: EnqueueRequest) -> EnqueueOutcome:
         """Add a follow-up job.
 
-        A request for the queue ``default`` is routed; tenant, workflow and trace headers are inherited where the
+        A request that names no queue is routed; tenant, workflow and trace headers are inherited where the
         request has none. A store that is busy is asked three times more, 0.1 to 1 s apart.
 
         Raises:
@@ -182,6 +185,22 @@ class JobCtx:
         prepared = [self._prepare(request) for request in requests]
         return await _patiently(lambda: self.storage.jobs.enqueue_bulk(prepared))
 
+    async def sleep(self, seconds: float) -> bool:
+        """Sleep, but no longer than until the run is being cancelled or the worker shuts down.
+
+        Args:
+            seconds: How long.
+
+        Returns:
+            Whether it slept in full.
+        """
+        with anyio.CancelScope() as scope, self.cancel.cancelling(scope):
+            if self.site.worker is not None:
+                return await self.site.worker.sleep(seconds)
+            await anyio.sleep(seconds)
+            return True
+        return False
+
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the run is; the newest value is stored soon.
 
@@ -194,9 +213,20 @@ class JobCtx:
 
         Threads: any.
         """
-        if self.site.report is None:
-            raise MissingData("who runs this job stores no progress: give its Site a report function")
-        self.site.report(self, {"done": done} if total is None else {"done": done, "total": total})
+        self._report({"done": done, "total": total})
+
+    def heartbeat(self, detail: Any = None) -> None:
+        """Say that the run goes on, and what it does at the moment; stored soon, beside its progress.
+
+        Args:
+            detail: Any JSON value; None takes back an earlier one.
+
+        Raises:
+            MissingData: Who runs the job stores no progress.
+
+        Threads: any.
+        """
+        self._report({"detail": detail})
 
     def snooze(self, seconds: float) -> NoReturn:
         """End the run here and have the job run again later, without using up an attempt.
@@ -206,9 +236,18 @@ class JobCtx:
         """
         raise Snooze(seconds)
 
+    def _report(self, news: dict[str, Any]) -> None:
+        report = self.site.report
+        if report is None:
+            raise MissingData("who runs this job stores no progress: give its Site a report function")
+        with _lock:
+            told = {name: value for name, value in (self._told | news).items() if value is not None}
+            self._told = told
+        report(self, told)
+
     def _prepare(self, request: EnqueueRequest) -> EnqueueRequest:
         job = self.job
-        queue = self.router.route(request.kind) if request.queue == "default" else request.queue
+        queue = request.pinned_queue or self.router.route(request.kind)
         trace = {name: job.headers[name] for name in TRACE_HEADERS if name in job.headers}
         inherits = (
             (job.tenant_id is not None and request.tenant_id is None)
@@ -239,13 +278,26 @@ class SyncJobCtx:
         """Do `JobCtx.enqueue_bulk`."""
         return anyio.from_thread.run(self._ctx.enqueue_bulk, requests)
 
-    def acquire(self, scope: str) -> Granted | Throttled:
-        """Take one call from a rate limit.
+    def sleep(self, seconds: float) -> bool:
+        """Do `JobCtx.sleep`."""
+        return anyio.from_thread.run(self._ctx.sleep, seconds)
+
+    def acquire(self, scope: str, *, amount: int = 1) -> Granted | Throttled:
+        """Take calls from a rate limit.
+
+        Raises:
+            UnknownScope: Nobody configured it.
+            InvalidRequest: The amount is below 1 or above the capacity.
+        """
+        return anyio.from_thread.run(lambda: self._ctx.rate_limit.acquire(scope, amount=amount))
+
+    def drain(self, scope: str, *, retry_after: float) -> None:
+        """Let nobody in the cluster take from a rate limit for some seconds.
 
         Raises:
             UnknownScope: Nobody configured it.
         """
-        return anyio.from_thread.run(self._ctx.rate_limit.acquire, scope)
+        anyio.from_thread.run(lambda: self._ctx.rate_limit.drain(scope, retry_after=retry_after))
 
 
 class _JobLogger(logging.LoggerAdapter[logging.Logger]):

@@ -38,6 +38,15 @@ def positive_seconds(value: Seconds) -> float:
     return seconds
 
 
+def optional_positive_seconds(value: Seconds | None) -> float | None:
+    """Return a duration in seconds, or None.
+
+    Raises:
+        ValueError: It is not above 0.
+    """
+    return None if value is None else positive_seconds(value)
+
+
 def as_tuple(values: Iterable[str]) -> tuple[str, ...]:
     """Return names as a tuple; a single text is one name."""
     return (values,) if isinstance(values, str) else tuple(values)

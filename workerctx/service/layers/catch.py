@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import anyio
 from attrs import frozen
 
 from workerctx.errors import HandlerCrashed
+from workerctx.service.layers.order import LayerRole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,8 @@ class Catch:
         handler: Makes the exception to raise from what was caught and is no `Exception`; the default is
             `HandlerCrashed`.
     """
+
+    role: ClassVar = LayerRole.CATCH
 
     handler: Callable[[Request, BaseException], Exception] | None = None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 from attrs import field, frozen
 
 from workerctx.errors import HandlerTimeout
+from workerctx.service.layers.order import LayerRole
 from workerctx.service.options import positive_seconds
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Timeout:
     Raises:
         ValueError: It is not above 0.
     """
+
+    role: ClassVar = LayerRole.TIMEOUT
 
     seconds: float = field(converter=positive_seconds)
 

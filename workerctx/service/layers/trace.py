@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import anyio
 from attrs import frozen
 
 from workerctx.service.jobctx import TRACE_HEADERS, JobCtx
+from workerctx.service.layers.order import LayerRole
+from workerctx.service.layers.retry import Try
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +27,15 @@ _log: Final = logging.getLogger("workerctx.trace")
 class Trace:
     """Logs the begin and the end of each run, with kind, job id, attempt, seconds and trace headers in ``extra``.
 
+    Inside of a `Retry` it logs each try, with its number.
+
     Args:
         level: Of the records; that of a failed run is ERROR.
         make_span: Returns a sync context manager that is entered around the run, such as a span of a tracing
             library; the trace headers of the job are in ``request.data.require(JobCtx).job.headers``.
     """
+
+    role: ClassVar = LayerRole.TRACE
 
     level: int = logging.DEBUG
     make_span: Callable[[Request], AbstractContextManager[object]] | None = None
@@ -58,7 +64,8 @@ class Trace:
 
 
 def _title(fields: dict[str, Any]) -> str:
-    return f"job {fields['kind']} {fields['job_id']} (run {fields['attempt']})"
+    again = f", try {fields['try']}" if "try" in fields else ""
+    return f"job {fields['kind']} {fields['job_id']} (run {fields['attempt']}{again})"
 
 
 def _fields(request: Request) -> dict[str, Any]:
@@ -66,4 +73,7 @@ def _fields(request: Request) -> dict[str, Any]:
     if ctx is None:
         return {"kind": request.kind, "job_id": None, "attempt": None}
     trace: dict[str, Any] = {name: ctx.job.headers[name] for name in TRACE_HEADERS if name in ctx.job.headers}
+    attempt = request.data.get(Try)
+    if attempt is not None:
+        trace["try"] = attempt.number
     return {"kind": ctx.kind, "job_id": ctx.job_id, "attempt": ctx.attempt, **trace}
