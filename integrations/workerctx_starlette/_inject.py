@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast, get_args, get_origin
 
 from attrs import frozen
 from starlette.requests import HTTPConnection
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 
 EndpointT = TypeVar("EndpointT", bound="Callable[..., Any]")
 
+_BY_POSITION: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
 
 def inject(endpoint: EndpointT) -> EndpointT:
     """Fill the parameters of an endpoint that are annotated with `WorkerContext`.
 
     With several contexts, ``Annotated[WorkerContext, Named("mailer")]`` says which one. A context that a caller passes
-    is left alone, so an endpoint can be called directly, as in a test.
+    by name is left alone, so an endpoint can be called directly, as in a test.
 
     Args:
         endpoint: a function, async or not, a method, or an `HTTPEndpoint` or `WebSocketEndpoint` class, whose methods
             are looked through.
 
     Raises:
-        TypeError: nothing in it asks for a context, or a parameter for one stands where Starlette puts the request.
+        TypeError: nothing in it asks for a context, or a parameter that does is positional-only.
     """
     if not isinstance(endpoint, type):
         return cast("EndpointT", _filling(endpoint))
@@ -44,62 +46,61 @@ def inject(endpoint: EndpointT) -> EndpointT:
 
 @frozen(eq=False)
 class _Wanted:
-    """A parameter to fill."""
+    """A parameter to fill, and which context it asks for; None for the only one."""
 
-    parameter: str
-    position: int
+    parameter: inspect.Parameter
     name: str | None
-    """The context that it asks for; None for the only one."""
 
 
 def _filling(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     wanted = _wanted(endpoint)
     if not wanted:
         raise TypeError(_asks_for_nothing(endpoint))
-    signature = inspect.signature(endpoint)
+    signature = _signature(endpoint)
+    ours = {each.parameter.name for each in wanted}
+    places = [parameter for parameter in signature.parameters.values() if parameter.kind in _BY_POSITION]
+    # From the first context on, what is passed by position belongs to the parameters between and behind the contexts.
+    ahead = next((index for index, place in enumerate(places) if place.name in ours), len(places))
+    behind = [place.name for place in places[ahead:] if place.name not in ours]
 
-    def fill(args: tuple[object, ...], given: dict[str, object]) -> dict[str, object]:
-        missing = [each for each in wanted if each.parameter not in given and each.position >= len(args)]
+    def fill(args: tuple[object, ...], given: dict[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+        if ahead < len(places):
+            args, rest = args[:ahead], args[ahead:]
+            if len(rest) > len(behind):
+                raise TypeError(f"{_label(endpoint)} got too many arguments: pass a worker by name")
+            given |= zip(behind, rest, strict=False)
+        missing = [each for each in wanted if each.parameter.name not in given]
         if missing:
             connection = _connection_among(endpoint, (*args, *given.values()))
-            given |= {each.parameter: worker_from(connection, each.name) for each in missing}
-        return given
+            given |= {each.parameter.name: worker_from(connection, each.name) for each in missing}
+        return args, given
 
     async def call_async(*args: object, **given: object) -> object:
-        return await endpoint(*args, **fill(args, given))
+        args, given = fill(args, given)
+        return await endpoint(*args, **given)
 
     def call_sync(*args: object, **given: object) -> object:
-        return endpoint(*args, **fill(args, given))
+        args, given = fill(args, given)
+        return endpoint(*args, **given)
 
     # Starlette awaits async endpoints and runs the others in threads, so what stands for one must be of its kind.
     function = _function_of(endpoint)
     filled = functools.wraps(function)(call_async if inspect.iscoroutinefunction(function) else call_sync)
     # FastAPI would ask for a value for everything that it sees.
-    ours = {each.parameter for each in wanted}
     shown = [parameter for parameter in signature.parameters.values() if parameter.name not in ours]
     vars(filled)["__signature__"] = signature.replace(parameters=shown)
     return filled
 
 
 def _wanted(endpoint: Callable[..., Any]) -> list[_Wanted]:
-    parameters = list(_signature(endpoint).parameters.values())
     names: dict[str, Any] = getattr(inspect.unwrap(_function_of(endpoint)), "__globals__", {})
     wanted: list[_Wanted] = []
-    for position, parameter in enumerate(parameters):
+    for parameter in _signature(endpoint).parameters.values():
         asked, name = _asks_for(_evaluated(parameter.annotation, names))
+        if asked and parameter.kind is parameter.POSITIONAL_ONLY:
+            raise TypeError(f"{_label(endpoint)}: {parameter.name!r} cannot be filled by name: move it behind the `/`")
         if asked:
-            wanted.append(_Wanted(parameter.name, position, name))
-    ours = {each.parameter for each in wanted}
-    for each in wanted:
-        parameter = parameters[each.position]
-        behind = [later for later in parameters[each.position :] if later.name not in ours]
-        if parameter.kind is parameter.POSITIONAL_ONLY or (
-            parameter.kind is not parameter.KEYWORD_ONLY and any(_is_positional(later) for later in behind)
-        ):
-            raise TypeError(
-                f"{_label(endpoint)}: {each.parameter!r} stands where Starlette puts the request or what comes with"
-                " it: move it behind the other parameters, or behind `*`"
-            )
+            wanted.append(_Wanted(parameter, name))
     return wanted
 
 
@@ -109,13 +110,6 @@ def _signature(endpoint: Callable[..., Any]) -> inspect.Signature:
 
         return inspect.signature(endpoint, annotation_format=Format.FORWARDREF)
     return inspect.signature(endpoint)
-
-
-def _is_positional(parameter: inspect.Parameter) -> bool:
-    return parameter.default is parameter.empty and parameter.kind in {
-        parameter.POSITIONAL_ONLY,
-        parameter.POSITIONAL_OR_KEYWORD,
-    }
 
 
 def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
