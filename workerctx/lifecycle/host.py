@@ -116,9 +116,8 @@ class Host:
         finally:
             reap(shell)
         if not shell.machine.snapshot.stopping:
-            _log.error(
-                "a task of worker %r was cancelled natively before it began, and all with it", shell.machine.name
-            )
+            # asyncio cancels a whole task group when one of its tasks is cancelled before its first step.
+            _log.error("worker %r was stopped by a native cancellation of one of its tasks", shell.machine.name)
             shell.stop_within("a task was cancelled natively before it began", 0.0)
         shell.overdue |= self.work.cancel_scope.cancelled_caught
 
