@@ -32,6 +32,9 @@ MAX_BATCH: Final = 512
 HANG_LIMIT: Final = 60.0
 """A batch that takes longer than this many seconds is given up, with its connection."""
 
+SETTLING: Final = 2.0
+"""How many seconds a cancelled caller waits for a call that is being performed."""
+
 PENDING, TAKEN, DONE, WITHDRAWN = range(4)
 
 X = TypeVar("X")
@@ -149,7 +152,8 @@ class Batcher(Generic[X]):
             orphan: Given the result of an operation whose caller was cancelled meanwhile, returns the operation
                 that undoes it.
 
-        Cancellation: the operation is withdrawn, or, if it was already being performed, undone by ``orphan``.
+        Cancellation: the operation is withdrawn, or, if it is already being performed, waited for and undone by
+            ``orphan``. A store that hangs is not waited for longer than two seconds; its thread undoes it later.
         """
         home = Home(anyio.lowlevel.current_token().native_token)
         done = anyio.Event()
@@ -157,8 +161,9 @@ class Batcher(Generic[X]):
         self.post(call)
         try:
             await done.wait()
-        except BaseException:
-            self._leave(call)
+        except anyio.get_cancelled_exc_class():
+            if not self._withdraw(call):
+                await self._settle(call, done)
             raise
         if call.error is not None:
             raise call.error
@@ -181,22 +186,41 @@ class Batcher(Generic[X]):
             hand = self._replace(hand)
         hand.inbox.put(call)
 
-    def _leave(self, call: Call[Any]) -> None:
+    def _withdraw(self, call: Call[Any]) -> bool:
         with self._lock:
             if call.state == PENDING:
                 call.state = WITHDRAWN
-                return
+            return call.state == WITHDRAWN
+
+    async def _settle(self, call: Call[Any], done: anyio.Event) -> None:
+        """Wait until a call that was taken is done and undone, but not for ever."""
+        undoing = False
+        try:
+            with anyio.move_on_after(SETTLING, shield=True):
+                await done.wait()
+                undone = anyio.Event()
+                undoing = True
+                if self._undo(call, undone.set):
+                    await undone.wait()
+        finally:
+            # Here also when the shield did not hold, because a task was cancelled natively a second time.
+            if not undoing:
+                self._abandon(call)
+
+    def _abandon(self, call: Call[Any]) -> None:
+        with self._lock:
             call.abandoned = True
             if call.state == TAKEN:
                 return
         self._undo(call)
 
-    def _undo(self, call: Call[Any]) -> None:
-        if call.orphan is None or call.error is not None:
-            return
-        operation = call.orphan(call.result)
-        if operation is not None and self._hand is not None:
-            self.post(Call(operation, None, None, None))
+    def _undo(self, call: Call[Any], wake: Callable[[], object] | None = None) -> bool:
+        """Hand over the operation that undoes a call, if there is one."""
+        operation = None if call.orphan is None or call.error is not None else call.orphan(call.result)
+        if operation is None or self._hand is None:
+            return False
+        self.post(Call(operation, None, call.home if wake else None, wake))
+        return True
 
     def _replace(self, hung: _Hand) -> _Hand:
         fresh = self._new_hand()
@@ -235,7 +259,7 @@ class _Hand:
         lock: threading.Lock,
         max_batch: int,
         make_engine: Callable[[], Engine],
-        undo: Callable[[Call[Any]], None],
+        undo: Callable[[Call[Any]], object],
     ) -> None:
         self.inbox: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self.opened = threading.Event()

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from workerctx.errors import StoreClosed, StoreUnavailable
+from workerctx.queue import batching
 from workerctx.queue.batching import Batcher, Call
 
 
@@ -132,15 +133,30 @@ async def test_a_call_cancelled_before_it_was_taken_never_runs(batcher, ledger):
     assert ledger.entries == ["first", "last"]
 
 
+def _undo(value):
+    return lambda entries: entries.append(f"undo {value}")
+
+
 async def test_a_call_cancelled_while_it_runs_is_undone(batcher, ledger):
-    """An operation that was being performed when its caller left is undone by its orphan."""
+    """An operation that was being performed when its caller was cancelled is undone when the caller is gone."""
     ledger.gate.clear()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(
-            batcher.call, _append("claimed"), lambda value: lambda entries: entries.append(f"undo {value}")
-        )
+        tasks.start_soon(batcher.call, _append("claimed"), _undo)
         await _held(ledger)
         tasks.cancel_scope.cancel()
+        ledger.gate.set()
+    assert ledger.entries == ["claimed", "undo claimed"]
+
+
+async def test_a_caller_does_not_wait_for_a_store_that_hangs(batcher, ledger, monkeypatch):
+    """W3: a cancelled caller is let go after a while; what it asked for is undone once the store comes back."""
+    monkeypatch.setattr(batching, "SETTLING", 0.01)
+    ledger.gate.clear()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batcher.call, _append("claimed"), _undo)
+        await _held(ledger)
+        tasks.cancel_scope.cancel()
+    assert ledger.entries == []
     ledger.gate.set()
     while len(ledger.entries) < 2:
         await batcher.call(len)
@@ -154,6 +170,8 @@ async def test_native_cancellation_strands_nobody(batcher, ledger):
     leader = asyncio.create_task(batcher.call(_append("leader")))
     await _held(ledger)
     follower = asyncio.create_task(batcher.call(_append("follower")))
+    await asyncio.sleep(0)
+    leader.cancel()
     await asyncio.sleep(0)
     leader.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -29,7 +29,8 @@ ANY_DUE: Final = (
 )
 PROMOTE: Final = (
     "UPDATE workerctx_jobs SET state = 'queued' WHERE seq IN "
-    "(SELECT j.seq FROM json_each(?) g CROSS JOIN workerctx_jobs j WHERE j.grp = g.value AND j.state = 'scheduled' AND j.run_at <= ? LIMIT ?)"
+    "(SELECT j.seq FROM json_each(?) g CROSS JOIN workerctx_jobs j "
+    "WHERE j.grp = g.value AND j.state = 'scheduled' AND j.run_at <= ? LIMIT ?)"
 )
 # Of each group no more than the limit are looked at, in the order of the index; then the best of all of them.
 CANDIDATES: Final = (
