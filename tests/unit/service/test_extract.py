@@ -1,5 +1,4 @@
 """Injection: the plan that a signature is compiled to."""
-# ruff: noqa: B008 - `injected()` marks a parameter, it makes no value
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_an_injected_parameter_cannot_be_enqueued(jobs):
     from workerctx.service import injected
 
     @jobs.register(name="job")
-    async def job(path: str, *, site: Size = injected()) -> None: ...  # noqa: B008 - it marks a parameter
+    async def job(path: str, *, site: Size = injected()) -> None: ...
 
     with pytest.raises(TypeError, match="unexpected keyword argument 'site'"):
         job.request("a", site=Size(1))
