@@ -6,17 +6,30 @@ not end within its grace and was ended.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 import workerctx
+from workerctx.cli.enqueue import enqueue
+from workerctx.cli.jobs import jobs
+from workerctx.cli.migrate import migrate
+from workerctx.cli.output import complain
+from workerctx.cli.prune import prune
+from workerctx.cli.queues import queues
+from workerctx.cli.schedules import schedules
 from workerctx.cli.worker import run_worker
+from workerctx.cli.workers import workers
+from workerctx.cli.workflows import workflows
 from workerctx.errors import CommandError, InvalidConfig, WorkerError
 from workerctx.runtime import WorkerConfig
 
-app = App(name="workerctx", help="Run workers and look after their jobs.", version=workerctx.__version__)
+app = App(
+    name="workerctx",
+    help="Run workers and look after their jobs.",
+    version=workerctx.__version__,
+    error_formatter=lambda error: f"workerctx: {error}",
+)
 
 
 @app.command
@@ -52,7 +65,5 @@ def worker(
         return complain(exc, 1)
 
 
-def complain(error: Exception, status: int) -> int:
-    """Say what is wrong in one sentence and hand back the exit status."""
-    print(f"workerctx: {error}", file=sys.stderr)  # noqa: T201 - a command's output
-    return status
+for command in (enqueue, jobs, workers, queues, schedules, workflows, prune, migrate):
+    app.command(command)

@@ -1,0 +1,98 @@
+"""What commands print: tables and sentences for people, one JSON document for programs.
+
+Results go to standard output, everything said about them to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from attrs import frozen
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_UNLIMITED: Final = 100_000
+"""Columns of a pipe or file: wide enough that nothing is cut or wrapped."""
+
+_UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+@frozen
+class Output:
+    """Where a command's results go.
+
+    Attributes:
+        as_json: Whether a program reads them.
+    """
+
+    as_json: bool = False
+
+    def document(self, value: Any) -> None:
+        """Print the one JSON document of a command; keys that are enums become their values."""
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        _console().print(Text(text), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table; its first column, the name or id, is never cut."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(column, no_wrap=number == 0, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        _console().print(table)
+
+    def line(self, text: str) -> None:
+        """Print a line of the result."""
+        _console().print(Text(text), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Say something about the result."""
+        Console(stderr=True, highlight=False).print(Text(text), soft_wrap=True)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _UNLIMITED
+    return console
+
+
+def complain(error: Exception | str, status: int) -> int:
+    """Say what is wrong in one sentence and hand back the exit status."""
+    print(f"workerctx: {error}", file=sys.stderr)  # noqa: T201 - a command's output
+    return status
+
+
+def local_time(moment: float | None) -> str:
+    """Return store time as people read it: ISO 8601 with the offset of this machine's zone; a dash for None."""
+    if moment is None:
+        return "-"
+    return datetime.fromtimestamp(moment, UTC).astimezone().isoformat(timespec="seconds")
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units, such as ``2 h 5 min``."""
+    seconds = max(0.0, seconds)
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - where digits end to matter
+    rest = round(seconds)
+    parts: list[str] = []
+    for length, unit in _UNITS:
+        count, rest = divmod(rest, int(length))
+        if count:
+            parts.append(f"{count} {unit}")
+    if rest:
+        parts.append(f"{rest} s")
+    return " ".join(parts[:2])
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 job`` or ``3 jobs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,126 @@
+"""The store that a command looks after: which one it is, and a command's life on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import unquote
+
+import anyio
+from attrs import frozen
+from cyclopts import Parameter
+
+from workerctx.cli.loading import load_registry
+from workerctx.cli.output import Output, complain
+from workerctx.errors import CommandError, InvalidRequest, RegistryNotOpen, WorkerError
+from workerctx.queue import StoreURL, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from workerctx.queue import Storage
+    from workerctx.service import JobRegistry
+
+URL_VARIABLE: Final = "WORKERCTX_URL"
+APP_VARIABLE: Final = "WORKERCTX_APP"
+
+
+@Parameter(name="*", group="Store and output")
+@frozen
+class StoreOptions:
+    """The options that every command on a store has."""
+
+    storage: Annotated[
+        str | None,
+        Parameter(metavar="URL", help="The store, for example sqlite:///jobs.db. [env var: WORKERCTX_URL]"),
+    ] = None
+    app: Annotated[
+        str | None,
+        Parameter(
+            metavar="MODULE:OBJECT",
+            help="A registry, which names the store; imported only if it is needed. [env var: WORKERCTX_APP]",
+        ),
+    ] = None
+    json: Annotated[
+        bool, Parameter(negative="", env_var="WORKERCTX_JSON", help="Print one JSON document instead of tables.")
+    ] = False
+
+    def registry(self) -> JobRegistry | None:
+        """Import the registry that was asked for, or return None where the store is known without one.
+
+        What is written on the command line comes before what the environment says, and a URL before a registry.
+
+        Raises:
+            CommandError: There is no such registry.
+        """
+        if self.app is not None:
+            return load_registry(self.app)
+        named = os.environ.get(APP_VARIABLE)
+        if self.storage is None and not os.environ.get(URL_VARIABLE) and named:
+            return load_registry(named)
+        return None
+
+    def url(self) -> str:
+        """Return the store's URL.
+
+        Raises:
+            CommandError: Nothing names a store, or nobody but this process could see it.
+            RegistryNotOpen: The registry names none.
+        """
+        url = self.storage
+        if url is None:
+            registry = self.registry()
+            url = os.environ.get(URL_VARIABLE) if registry is None else registry.url
+        if not url:
+            raise CommandError(
+                f"no store is named: pass --storage URL or --app MODULE:OBJECT, or set {URL_VARIABLE} or {APP_VARIABLE}"
+            )
+        if url.partition("?")[0].rstrip("/") == "memory:":
+            raise CommandError(
+                "memory:// is a new, empty store for everyone who opens it: name one that your workers see"
+            )
+        return url
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of a SQLite store; None for every other store."""
+    store = StoreURL.parse(url)
+    return Path(unquote(store.path).removeprefix("/")) if store.scheme == "sqlite" else None
+
+
+def on_store(
+    options: StoreOptions | None, command: Callable[[Storage, Output], Awaitable[int]], *, creates: bool = False
+) -> int:
+    """Open the store, run a command on it and return the exit status, with what went wrong said in a sentence.
+
+    Args:
+        options: Which store; None leaves it to the environment.
+        command: Does the work and returns the exit status.
+        creates: Whether a SQLite file that is not there is made; otherwise a misspelt path would look like an
+            empty store.
+    """
+    options = options or StoreOptions()
+    out = Output(options.json)
+
+    async def run() -> int:
+        url = options.url()
+        file = sqlite_file(url)
+        if file is not None and not file.exists():
+            if not creates:
+                raise CommandError(f"there is no file {file}: check the path, or make it with `workerctx migrate`")
+            out.note(f"made {file}")
+        async with connect(url) as storage:
+            return await command(storage, out)
+
+    return guarded(lambda: anyio.run(run))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Return the exit status of `work`: 1 if it failed, 2 if what was asked for makes no sense."""
+    try:
+        return work()
+    except (CommandError, InvalidRequest, RegistryNotOpen) as exc:
+        return complain(exc, 2)
+    except WorkerError as exc:
+        return complain(exc, 1)
