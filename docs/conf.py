@@ -25,6 +25,7 @@ autodoc_typehints_format = "short"
 default_role = "py:obj"
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # an attribute may be listed by its class and document itself
 napoleon_custom_sections = ["Cancellation", "Threads"]
 
 # The build needs no network, so names of other projects cannot be looked up. Ours must resolve.
