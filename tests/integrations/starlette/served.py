@@ -109,7 +109,14 @@ async def socket_stuck(websocket: WebSocket) -> None:
         say("stuck websocket ended")
 
 
+@inject
+async def fail(request: Request, worker: WorkerContext) -> Response:
+    """Break the context."""
+    return PlainTextResponse("failing", background=BackgroundTask(worker.fail, OSError("the disk is full")))
+
+
 ROUTES = [
+    Route("/fail", fail),
     Route("/slow", slow),
     Route("/spawns", spawns),
     Route("/stuck", stuck),
@@ -126,10 +133,10 @@ def application(lifespan: object) -> Starlette:
     return Starlette(routes=ROUTES, lifespan=lifespan, middleware=[Middleware(WorkerContextMiddleware)])
 
 
-def run_uvicorn(fd: int, grace: float, *, chained: bool) -> None:
+def run_uvicorn(fd: int, grace: float, *, chained: bool, limit: int | None = None) -> None:
     """Serve as ``uvicorn.run`` does."""
     lifespan = worker_lifespan("web", grace=grace, signals="chain" if chained else None)
-    uvicorn.run(application(lifespan), fd=fd, ws="websockets-sansio", lifespan="on")
+    uvicorn.run(application(lifespan), fd=fd, ws="websockets-sansio", lifespan="on", timeout_graceful_shutdown=limit)
 
 
 async def run_hypercorn(serve: object, fd: int, grace: float) -> None:
@@ -138,6 +145,7 @@ async def run_hypercorn(serve: object, fd: int, grace: float) -> None:
     config = Config.from_mapping(bind=[f"fd://{fd}"], graceful_timeout=60)
     with stop_on_signals(ctx):
         await serve(application(worker_lifespan(ctx)), config, shutdown_trigger=ctx.wait_stopping)
+    await ctx
 
 
 async def run_hypercorn_alone(serve: object, fd: int, grace: float, *, chained: bool) -> None:
@@ -159,6 +167,8 @@ def main(server: str, grace: str = "60") -> None:
             run_uvicorn(fd, seconds, chained=True)
         case ["uvicorn", "plain"]:
             run_uvicorn(fd, seconds, chained=False)
+        case ["uvicorn", "limited"]:
+            run_uvicorn(fd, seconds, chained=False, limit=1)
         case ["hypercorn", "asyncio"]:
             asyncio.run(run_hypercorn(hypercorn.asyncio.serve, fd, seconds))
         case ["hypercorn", "trio"]:

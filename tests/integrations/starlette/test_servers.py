@@ -109,6 +109,18 @@ def test_uvicorn_alone_waits_for_ever_for_an_open_stream(serve):
     assert not any("Waiting for application shutdown" in line for line in program.said)
 
 
+def test_uvicorn_alone_with_a_limit_cuts_connections_first(serve):
+    """H4: with its own limit uvicorn cancels what is in flight, then shuts the application down, which drains."""
+    program = serve("uvicorn-limited")
+    slow = program.request("/slow")
+    program.expect("slow begun")
+    assert program.get("/spawns").read() == b"spawned"
+    program.send_signal(signal.SIGTERM)
+    assert slow.getresponse().status == 500
+    assert program.exit_status() == -signal.SIGTERM
+    assert "background task drained" in program.said
+
+
 def test_hypercorn_alone_cuts_connections_before_the_application_hears(serve):
     """H4: without its trigger hypercorn on asyncio drops what is in flight after its own timeout, then shuts down."""
     program = serve("hypercorn-asyncio-plain")
@@ -128,3 +140,26 @@ def test_hypercorn_alone_on_trio_dies_of_the_signal(serve):
     program.send_signal(signal.SIGTERM)
     assert program.exit_status() == -signal.SIGTERM
     assert "background task drained" not in program.said
+
+
+@pytest.mark.parametrize("server", ["hypercorn-asyncio", "hypercorn-trio"])
+def test_a_failed_context_ends_hypercorn(serve, server):
+    """H3: a failure stops the context, which ends the server, whose exit status is that of a failure."""
+    program = serve(server)
+    assert program.get("/fail").read() == b"failing"
+    program.expect("worker 'web' of the application failed")
+    assert program.exit_status() not in {0, -signal.SIGTERM}
+    assert any("the disk is full" in line for line in program.said)
+
+
+def test_under_uvicorn_a_failed_context_is_told_by_the_probes(serve):
+    """H3: uvicorn serves on after a failure, so that the probes can say what has happened, until it is restarted."""
+    program = serve("uvicorn")
+    assert program.get("/fail").read() == b"failing"
+    program.expect("worker 'web' of the application failed")
+    alive = program.get("/livez")
+    assert alive.status == 503
+    assert b"the disk is full" in alive.read()
+    program.send_signal(signal.SIGTERM)
+    assert program.exit_status() == -signal.SIGTERM
+    assert any("Application shutdown failed" in line for line in program.said)
