@@ -1,11 +1,9 @@
 """Jobs at rest: the model, the contract that every store keeps, and the stores that come along."""
 
-from workerctx.queue.base import JobQueue as JobQueue
 from workerctx.queue.base import LeaseRenewer as LeaseRenewer
 from workerctx.queue.base import RateLimits as RateLimits
 from workerctx.queue.base import Schedules as Schedules
 from workerctx.queue.base import Storage as Storage
-from workerctx.queue.base import Wakeups as Wakeups
 from workerctx.queue.base import Workers as Workers
 from workerctx.queue.codec import MAX_JSON_BYTES as MAX_JSON_BYTES
 from workerctx.queue.codec import decode_json as decode_json
@@ -30,6 +28,8 @@ from workerctx.queue.finish import SnoozeLease as SnoozeLease
 from workerctx.queue.finish import ThrottleLease as ThrottleLease
 from workerctx.queue.handle import JobHandle as JobHandle
 from workerctx.queue.ids import new_id as new_id
+from workerctx.queue.jobqueue import JobQueue as JobQueue
+from workerctx.queue.jobqueue import Wakeups as Wakeups
 from workerctx.queue.limits import Granted as Granted
 from workerctx.queue.limits import RateLimit as RateLimit
 from workerctx.queue.model import ACTIVE_STATES as ACTIVE_STATES

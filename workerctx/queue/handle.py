@@ -12,7 +12,7 @@ from workerctx.queue.events import JobEvent, Lagged
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from workerctx.queue.base import JobQueue
+    from workerctx.queue.jobqueue import JobQueue
     from workerctx.queue.model import JobState, QueuedJob
 
 

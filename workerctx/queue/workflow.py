@@ -13,7 +13,7 @@ from workerctx.queue.ids import new_id
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from workerctx.queue.base import JobQueue
+    from workerctx.queue.jobqueue import JobQueue
     from workerctx.queue.model import EnqueueOutcome
     from workerctx.queue.request import EnqueueRequest
 

@@ -12,7 +12,8 @@ import pytest
 
 from workerctx.errors import StoreClosed, StoreUnavailable
 from workerctx.queue import batching
-from workerctx.queue.batching import Batcher, Call
+from workerctx.queue.batching import Batcher
+from workerctx.queue.hand import Call
 
 
 class Ledger:

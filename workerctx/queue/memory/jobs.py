@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from workerctx.errors import QueueError
-    from workerctx.queue.base import Wakeups
     from workerctx.queue.events import JobEvent, Lagged
     from workerctx.queue.finish import Finish
+    from workerctx.queue.jobqueue import Wakeups
     from workerctx.queue.memory.session import Session
     from workerctx.queue.model import Claimed, EnqueueOutcome, JobPage, Lease, QueuedJob, QueueInfo, Renewed
     from workerctx.queue.request import EnqueueRequest, Moment, Seconds

@@ -13,8 +13,8 @@ from workerctx.queue.sqlite.transaction import Groups, Transaction
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from workerctx.queue.batching import Call
     from workerctx.queue.broadcast import Broadcast
+    from workerctx.queue.hand import Call
     from workerctx.queue.sqlite.connection import Database
     from workerctx.queue.sqlite.wakeups import WakeupHub
 

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from workerctx.errors import QueueError
-    from workerctx.queue.base import Wakeups
     from workerctx.queue.batching import Batcher
     from workerctx.queue.broadcast import Broadcast
     from workerctx.queue.events import JobEvent, Lagged
     from workerctx.queue.finish import Finish
+    from workerctx.queue.jobqueue import Wakeups
     from workerctx.queue.model import Claimed, EnqueueOutcome, JobPage, Lease, QueuedJob, QueueInfo, Renewed
     from workerctx.queue.request import EnqueueRequest, Moment, Seconds
     from workerctx.queue.sqlite.callers import CallersTransaction

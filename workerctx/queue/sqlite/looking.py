@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from workerctx.queue.model import JobPage, JobState, QueueInfo
-from workerctx.queue.sql import COLUMNS, MICROSECONDS, decode_rows, json_text, optional_seconds
+from workerctx.queue.sql import MICROSECONDS, json_text, optional_seconds
 from workerctx.queue.sqlite.steering import find
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from workerctx.queue.sql import JobRow
     from workerctx.queue.sqlite.transaction import Transaction
 
-_COLUMNS: Final = ", ".join(COLUMNS)
 # One covering index for each state, so that counting a million jobs does not read them.
 COUNT_WAITING: Final = (
     (
@@ -135,12 +134,13 @@ def page(tx: Transaction, wanted: Filter, limit: int, cursor: str | None) -> Job
     """Return up to ``limit`` matching jobs with larger ids than ``cursor``, in order of their ids."""
     conditions, parameters = wanted.conditions(tx)
     conditions.append("id > ?")
-    columns = ", ".join(f"p.{column}" for column in COLUMNS)
     statement = (
-        f"SELECT json_group_array(json_array({columns})) FROM (SELECT {_COLUMNS} FROM workerctx_jobs "  # noqa: S608 - conditions are constants
-        f"WHERE {' AND '.join(conditions)} ORDER BY ns, id LIMIT ?) p"
+        "SELECT json_group_array(seq) FROM (SELECT seq FROM workerctx_jobs "  # noqa: S608 - conditions are constants
+        f"WHERE {' AND '.join(conditions)} ORDER BY ns, id LIMIT ?)"
     )
-    rows = decode_rows(tx.value(statement, *parameters, cursor or "", limit + 1))
+    seqs = tx.array(statement, *parameters, cursor or "", limit + 1)
+    by_number = tx.job_rows(seqs)
+    rows = [by_number[seq] for seq in seqs]
     more = len(rows) > limit
     del rows[limit:]
     for row in rows:

@@ -14,6 +14,7 @@ from workerctx.queue.sql import errors_text, json_text, optional_micros, row_opt
 from workerctx.queue.sqlite.engine import Merging
 from workerctx.queue.sqlite.leases import begin_runs
 from workerctx.queue.sqlite.limits import drain
+from workerctx.queue.sqlite.transaction import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from workerctx.queue.sql import JobRow
     from workerctx.queue.sqlite.transaction import Transaction
 
-# The claim id stays with a finished row: it tells which of several completions was the one that counted.
 COMPLETE: Final = (
     "UPDATE workerctx_jobs SET state = 'succeeded', result = json_extract(l.value, '$[2]'), finished_at = ?, "
     "attempt = attempt + 1 - began, began = 1, lease_expires = NULL, cancel = NULL FROM json_each(?) l "
@@ -106,27 +106,30 @@ def finish_all(tx: Transaction, finishes: Sequence[Finish], began: Collection[st
 def _complete(
     tx: Transaction, completed: dict[int, tuple[int, CompleteLease]], outcomes: list[QueueError | None]
 ) -> None:
-    leases = json_text(
-        [(seq, split_lease(finish.lease_id)[0], finish.outputs_json.decode()) for seq, (_, finish) in completed.items()]
-    )
-    told = len(completed)
-    tx.cursor.execute("SAVEPOINT completing")
-    if tx.run(COMPLETE, tx.now, leases, tx.ns) < told:
-        # Somebody came too late: find out who, then complete the rest.
-        tx.cursor.execute("ROLLBACK TO completing")
+    done: list[int] = []
+    for some in chunks(list(completed)):
+        leases = json_text(
+            [
+                (seq, split_lease(how.lease_id)[0], how.outputs_json.decode())
+                for seq in some
+                for _, how in [completed[seq]]
+            ]
+        )
+        # Asked before the update: afterwards it could not be told which of the leases had held their jobs.
         holding = set(tx.array(HOLDING, leases, tx.ns))
-        for seq in [seq for seq in completed if seq not in holding]:
-            index, finish = completed.pop(seq)
-            outcomes[index] = LeaseLost(finish.lease_id)
         tx.run(COMPLETE, tx.now, leases, tx.ns)
-    tx.cursor.execute("RELEASE completing")
-    if not completed:
+        done += [seq for seq in some if seq in holding]
+        for seq in some:
+            if seq not in holding:
+                index, how = completed[seq]
+                outcomes[index] = LeaseLost(how.lease_id)
+    if not done:
         return
     tx.finished = True
     if tx.listening:
-        rows = tx.job_rows(list(completed))
+        rows = tx.job_rows(done)
         tx.events.extend(transitions.ending(job, tx.seconds) for job in tx.jobs(rows.values()))
-    release_dependants(tx, dict.fromkeys(completed, _SUCCEEDED))
+    release_dependants(tx, dict.fromkeys(done, _SUCCEEDED))
 
 
 def _end_otherwise(tx: Transaction, others: dict[int, tuple[int, Finish]], outcomes: list[QueueError | None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
@@ -12,7 +12,7 @@ from workerctx.queue.sql import COLUMNS, MICROSECONDS, Group, JobRow, decode_row
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from workerctx.queue.events import JobEvent
     from workerctx.queue.model import QueuedJob
@@ -27,10 +27,16 @@ ROWS: Final = (
     "(SELECT value FROM json_each(?))"
 )
 UPSTREAM: Final = (
-    "SELECT json_group_array(json_array(d.child, p.id, p.result)) FROM json_each(?) c "
+    "SELECT d.child, p.id, p.result FROM json_each(?) c "
     "CROSS JOIN workerctx_dependencies d ON d.child = c.value CROSS JOIN workerctx_jobs p ON p.seq = d.parent "
     "WHERE p.state = 'succeeded'"
 )
+
+
+AT_ONCE: Final = 100
+"""How many rows travel in one JSON text, which SQLite limits to a billion bytes."""
+
+T = TypeVar("T")
 
 
 class Groups:
@@ -130,7 +136,9 @@ class Transaction:
 
     def job_rows(self, seqs: Sequence[int]) -> dict[int, JobRow]:
         """Return rows by number; those that do not exist are left out."""
-        return {row.seq: row for row in decode_rows(self.value(ROWS, self.ns, json_text(seqs)))}
+        return {
+            row.seq: row for some in chunks(seqs) for row in decode_rows(self.value(ROWS, self.ns, json_text(some)))
+        }
 
     def group(self, number: int) -> Group:
         """Return a group by its number."""
@@ -145,9 +153,15 @@ class Transaction:
         upstream: dict[int, dict[str, str]] = {}
         waited = [row.seq for row in rows if row.options is not None and "depends_on" in row.options]
         if waited:
-            for child, parent, result in self.array(UPSTREAM, json_text(waited)):
+            for child, parent, result in self.rows(UPSTREAM, json_text(waited)):
                 upstream.setdefault(child, {})[parent] = result
         return [to_job(row, self.group(row.grp), upstream.get(row.seq)) for row in rows]
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in portions whose payloads fit into one JSON text even if each has the largest size."""
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
 
 
 def clock() -> int:
