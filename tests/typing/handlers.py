@@ -1,5 +1,4 @@
 """Decision 14 for type checkers: what enqueueing, requesting and calling a handler look like. Read, never run."""
-# ruff: noqa: B008 - `injected()` marks a parameter, it makes no value
 
 from __future__ import annotations
 

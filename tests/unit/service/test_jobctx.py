@@ -8,7 +8,7 @@ import threading
 import anyio
 import pytest
 
-from workerctx.errors import MissingData, RunCancelled, Snooze, StoreBusy, Throttled, UnknownScope
+from workerctx.errors import InvalidRequest, MissingData, RunCancelled, Snooze, StoreBusy, Throttled, UnknownScope
 from workerctx.lifecycle import WorkerContext
 from workerctx.queue import CancelReason, EnqueueRequest, Granted, QueuedJob
 from workerctx.service import CallableRouter, JobCancel, JobCtx, KindPrefixRouter, Site
@@ -41,9 +41,19 @@ async def test_follow_up_jobs_are_routed(storage):
     ctx = context(storage)
     routed = await ctx.enqueue(EnqueueRequest("gh_issue"))
     pinned = await ctx.enqueue(EnqueueRequest("gh_issue", queue="slow"))
-    other = await ctx.enqueue(EnqueueRequest("mail"))
-    queues = [(await storage.jobs.get(outcome.id)).queue for outcome in (routed, pinned, other)]
-    assert queues == ["gh", "slow", "default"]
+    default = await ctx.enqueue(EnqueueRequest("gh_issue", queue="default").with_options(priority=1))
+    other = await ctx.enqueue(EnqueueRequest("mail").with_options(priority=1))
+    queues = [(await storage.jobs.get(outcome.id)).queue for outcome in (routed, pinned, default, other)]
+    assert queues == ["gh", "slow", "default", "default"]
+
+
+def test_a_request_knows_whether_its_queue_was_named():
+    """W7: the queue ``default`` by name is not the same as no queue; a change of other options keeps the difference."""
+    assert EnqueueRequest("a").queue == EnqueueRequest("a", queue="default").queue == "default"
+    assert EnqueueRequest("a").with_options(delay=1).pinned_queue is None
+    assert EnqueueRequest("a", queue="default").with_options(delay=1).pinned_queue == "default"
+    with pytest.raises(InvalidRequest, match="a queue's name"):
+        EnqueueRequest("a", queue="")
 
 
 async def test_follow_up_jobs_inherit_tenant_workflow_and_trace(storage):
@@ -121,6 +131,7 @@ async def test_a_store_that_stays_busy_and_other_errors_come_through(storage, mo
 async def test_threads_use_the_sync_side(jobs, run, storage):
     """Decision 17: a handler in a thread enqueues and takes from limits through `ctx.sync`."""
     await storage.rate_limits.configure("gh", capacity=1, per=60)
+    await storage.rate_limits.configure("mail", capacity=5, per=60)
 
     @jobs.register(name="job")
     def job(ctx: JobCtx) -> list[str]:
@@ -130,6 +141,9 @@ async def test_threads_use_the_sync_side(jobs, run, storage):
         assert isinstance(ctx.sync.acquire("gh"), Throttled)
         with pytest.raises(UnknownScope):
             ctx.sync.acquire("nobody")
+        ctx.sync.drain("mail", retry_after=60)
+        assert isinstance(ctx.sync.acquire("mail", amount=2), Throttled)
+        assert ctx.sync.sleep(0)
         return [one.id, *(each.id for each in many)]
 
     assert len(set(await run(job))) == 3
@@ -142,9 +156,73 @@ async def test_progress_goes_to_who_runs_the_job(storage):
     ctx = JobCtx(QueuedJob(id="1", kind="a"), Site(storage, report=lambda ctx, value: seen.append((ctx.job_id, value))))
     ctx.progress(1)
     await anyio.to_thread.run_sync(ctx.progress, 2, 4)
-    assert seen == [("1", {"done": 1}), ("1", {"done": 2, "total": 4})]
+    ctx.progress(3)
+    assert seen == [("1", {"done": 1}), ("1", {"done": 2, "total": 4}), ("1", {"done": 3})]
     with pytest.raises(MissingData, match="stores no progress"):
         context(storage).progress(1)
+
+
+async def test_a_heartbeat_stands_beside_the_progress(storage):
+    """`heartbeat(detail)` says what the run does; neither it nor the progress overwrites the other."""
+    seen: list[object] = []
+    ctx = JobCtx(QueuedJob(id="1", kind="a"), Site(storage, report=lambda ctx, value: seen.append(value)))
+    ctx.heartbeat()
+    ctx.progress(0, 4)
+    await anyio.to_thread.run_sync(ctx.heartbeat, {"file": "cat.jpg"})
+    ctx.progress(1, 4)
+    ctx.heartbeat()
+    assert seen == [
+        {},
+        {"done": 0, "total": 4},
+        {"done": 0, "total": 4, "detail": {"file": "cat.jpg"}},
+        {"done": 1, "total": 4, "detail": {"file": "cat.jpg"}},
+        {"done": 1, "total": 4},
+    ]
+    with pytest.raises(MissingData, match="stores no progress"):
+        context(storage).heartbeat("alive")
+
+
+@pytest.mark.usefixtures("virtual_time")
+async def test_a_sleep_ends_early_when_the_run_should(storage):
+    """`ctx.sleep` tells whether it slept in full; a cancel of the run or a stop of the worker ends it."""
+    ctx = context(storage)
+    began = anyio.current_time()
+    assert await ctx.sleep(5)
+    assert anyio.current_time() - began == 5
+    async with anyio.create_task_group() as group, WorkerContext("mailer") as worker:
+        group.start_soon(after, 1, ctx.cancel.set, CancelReason.USER)
+        assert not await ctx.sleep(5)
+        assert not await ctx.sleep(5)
+        here = JobCtx(ctx.job, Site(storage, worker))
+        assert await here.sleep(5)
+        group.start_soon(after, 1, here.cancel.set, CancelReason.LEASE_LOST)
+        assert not await here.sleep(5)
+        another = JobCtx(ctx.job, Site(storage, worker))
+        group.start_soon(after, 1, worker.stop)
+        assert not await another.sleep(5)
+    assert anyio.current_time() - began == 13
+
+
+async def after(seconds: float, function, *args) -> None:
+    await anyio.sleep(seconds)
+    function(*args)
+
+
+async def test_a_handler_can_tie_a_scope_of_its_own_to_the_cancel():
+    """`cancel.cancelling(scope)` cancels it from the moment the run is being cancelled, and only inside the block."""
+    cancel = JobCancel()
+    before = anyio.CancelScope()
+    with cancel.cancelling(before):
+        assert not before.cancel_called
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope, cancel.cancelling(scope):
+            group.start_soon(after, 0, cancel.set, CancelReason.SHUTDOWN)
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert not before.cancel_called
+    with anyio.CancelScope() as late, cancel.cancelling(late):
+        await anyio.sleep_forever()
+    assert late.cancelled_caught
 
 
 async def test_snooze_ends_the_run(storage):

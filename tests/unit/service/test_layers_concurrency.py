@@ -7,7 +7,7 @@ import anyio.to_thread
 import pytest
 
 from workerctx.service import Request
-from workerctx.service.layers import Concurrency
+from workerctx.service.layers import Concurrency, by_kind
 
 
 class Room:
@@ -81,6 +81,49 @@ async def test_one_layer_counts_all_its_handlers_together(jobs, run):
         assert room.inside == 1
         room.open.set()
     assert room.most == 1
+
+
+async def test_each_kind_has_places_of_its_own():
+    """`by` counts each key for itself, and who is over is forgotten."""
+    layer, room = Concurrency(2, by=by_kind), Room()
+    async with anyio.create_task_group() as group:
+        for kind in "aaabbbc":
+            group.start_soon(layer, Request(kind), room.endpoint)
+        await anyio.wait_all_tasks_blocked()
+        assert room.inside == 5
+        room.open.set()
+    for number in range(1000):
+        await layer(Request(f"kind {number}"), room.endpoint)
+    assert len(layer._rooms) <= 64
+
+
+async def test_a_function_of_the_request_is_the_key():
+    """Any function of a request can choose, its arguments for example."""
+    layer, room = Concurrency(1, by=lambda request: request.kwargs["host"]), Room()
+    async with anyio.create_task_group() as group:
+        for host in ("one", "one", "two"):
+            group.start_soon(layer, Request("job", kwargs={"host": host}), room.endpoint)
+        await anyio.wait_all_tasks_blocked()
+        assert room.inside == 2
+        room.open.set()
+
+
+async def test_a_place_in_use_is_never_forgotten():
+    """However many keys come by, the count of one that is inside stays."""
+    layer, room = Concurrency(1, by=by_kind), Room()
+    async with anyio.create_task_group() as group:
+        group.start_soon(layer, Request("busy"), room.endpoint)
+        await anyio.wait_all_tasks_blocked()
+        for number in range(200):
+            await layer(Request(str(number)), pass_by)
+        group.start_soon(layer, Request("busy"), room.endpoint)
+        await anyio.wait_all_tasks_blocked()
+        assert room.inside == 1
+        room.open.set()
+
+
+async def pass_by(request: Request) -> None:
+    await anyio.lowlevel.checkpoint()
 
 
 async def test_a_layer_made_at_import_time_serves_several_event_loops():

@@ -10,7 +10,7 @@ import pytest
 
 from workerctx.queue import QueuedJob
 from workerctx.service import JobCtx, Request
-from workerctx.service.layers import Trace
+from workerctx.service.layers import Retry, Trace
 
 
 async def test_begin_and_end_are_logged_with_id_and_attempt(jobs, run, caplog):
@@ -48,6 +48,20 @@ async def test_a_failure_is_an_error(jobs, run, caplog):
     assert "left after 0." in record.getMessage()
     assert "ValueError('mine')" in record.getMessage()
     assert record.error == "ValueError"
+
+
+@pytest.mark.usefixtures("virtual_time")
+async def test_inside_of_a_retry_each_try_is_logged(jobs, run, caplog):
+    """Section 1.5: with the retry outside, each try has a record with its number."""
+
+    @jobs.register(name="job", layers=[Retry(1), Trace()])
+    async def job() -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await run(job)
+    assert [getattr(record, "try") for record in caplog.records] == [1, 2]
+    assert caplog.records[1].getMessage().startswith("job job job-1 (run 1, try 2) left after")
 
 
 async def test_a_cancellation_is_no_error(caplog):

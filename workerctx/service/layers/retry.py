@@ -108,7 +108,7 @@ async def _pass_time(ctx: JobCtx | None, seconds: float, error: Exception) -> No
         await anyio.sleep(seconds)
         return
     if not (ctx.stopping or ctx.cancel.is_set()):
-        if ends >= anyio.current_effective_deadline():
+        if ends >= ctx.deadline:
             raise error
         if await ctx.sleep(seconds):
             return
