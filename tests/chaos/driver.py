@@ -23,13 +23,14 @@ import anyio
 import attrs
 
 from workerctx.errors import LeaseLost
-from workerctx.queue import CompleteLease, EnqueueRequest, JobState, connect
+from workerctx.queue import CompleteLease, Constant, EnqueueRequest, JobState, connect
 
 WORKERS = 4
 PRODUCERS = 2
 LEASE = 0.5
 FROZEN = 1.2
 ATTEMPTS = 1000
+BACKLOG = 1000
 
 
 class Log:
@@ -75,10 +76,12 @@ async def produce(folder: Path) -> None:
     dice = random.Random()
     async with connect(f"sqlite:///{folder}/jobs.db") as storage:
         while True:
-            request = EnqueueRequest("chaos", {"from": os.getpid()}, max_attempts=ATTEMPTS)
-            outcomes = await storage.jobs.enqueue_bulk([request] * dice.choice([1, 20, 100]))
-            for outcome in outcomes:
-                log.write("enqueued", outcome.id)
+            request = EnqueueRequest("chaos", {"from": os.getpid()}, max_attempts=ATTEMPTS, retry=Constant(0.0))
+            # Enough that every worker always holds leases, and no more than can be finished in the end.
+            if (await storage.jobs.counts())[JobState.QUEUED] < BACKLOG:
+                outcomes = await storage.jobs.enqueue_bulk([request] * dice.choice([1, 50, 200]))
+                for outcome in outcomes:
+                    log.write("enqueued", outcome.id)
             await anyio.sleep(dice.uniform(0, 0.05))
 
 
