@@ -30,7 +30,8 @@ TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 """Headers that a job hands on to the jobs it enqueues."""
 
 _BUSY_WAITS: Final = (0.1, 0.3, 1.0)
-_lock: Final = threading.Lock()
+# One for all reports, so that the newest is handed on last; re-entrant for the sake of signal handlers.
+_lock: Final = threading.RLock()
 _log: Final = logging.getLogger("workerctx")
 
 
@@ -241,9 +242,8 @@ class JobCtx:
         if report is None:
             raise MissingData("who runs this job stores no progress: give its Site a report function")
         with _lock:
-            told = {name: value for name, value in (self._told | news).items() if value is not None}
-            self._told = told
-        report(self, told)
+            self._told = {name: value for name, value in (self._told | news).items() if value is not None}
+            report(self, self._told)
 
     def _prepare(self, request: EnqueueRequest) -> EnqueueRequest:
         job = self.job

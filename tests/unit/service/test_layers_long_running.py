@@ -154,6 +154,23 @@ async def test_a_failure_that_nobody_looks_at_fails_the_run():
     assert await LongRunning()(request_in(), handler_of("mine", look=True)) == "output"
 
 
+async def test_a_look_that_was_given_up_is_no_look():
+    """A handler that stops waiting for an operation has not seen its error."""
+
+    async def fail_late() -> None:
+        await anyio.sleep(10)
+        raise ValueError("late")
+
+    async def handler(request: Request) -> str:
+        operation = request.data.require(Operations).start(fail_late)
+        with anyio.move_on_after(1):
+            await operation
+        return "output"
+
+    with pytest.raises(ValueError, match="late"):
+        await LongRunning()(request_in(), handler)
+
+
 async def test_a_failing_handler_cancels_its_operations():
     """The handler's error leaves bare, and nothing of the run goes on after it."""
     kept: list[Operation[float]] = []

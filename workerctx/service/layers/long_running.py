@@ -60,8 +60,8 @@ class Operation(Generic[T]):
 
         Cancellation: does not touch it.
         """
-        self._seen = True
         await self.ended()
+        self._seen = True
         if self._error is not None:
             raise self._error
         if not self._outcome:
@@ -97,7 +97,7 @@ class Operations:
     _started: list[Operation[Any]] = field(factory=list[Operation[Any]], init=False)
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any, name: str | None = None) -> Operation[T]:
-        """Start an operation beside the handler.
+        """Start an operation beside the handler; while the worker is paused it waits for the worker to be resumed.
 
         Args:
             function: Async.
