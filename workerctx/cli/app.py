@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from rich.console import Console
 
 import workerctx
 from workerctx.cli.enqueue import enqueue
@@ -28,6 +29,7 @@ app = App(
     name="workerctx",
     help="Run workers and look after their jobs.",
     version=workerctx.__version__,
+    error_console=Console(stderr=True, soft_wrap=True, highlight=False, markup=False),
     error_formatter=lambda error: f"workerctx: {error}",
 )
 
@@ -65,5 +67,11 @@ def worker(
         return complain(exc, 1)
 
 
-for command in (enqueue, jobs, workers, queues, schedules, workflows, prune, migrate):
-    app.command(command)
+app.command(enqueue)
+app.command(jobs)
+app.command(workers)
+app.command(queues)
+app.command(schedules)
+app.command(workflows)
+app.command(prune)
+app.command(migrate)
