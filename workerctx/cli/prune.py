@@ -22,7 +22,12 @@ WEEK = 604800.0
 def prune(
     *,
     older_than: Annotated[
-        Duration, Parameter(env_var="WORKERCTX_RETENTION", help="Keep what finished within this time.")
+        Duration,
+        Parameter(
+            env_var="WORKERCTX_RETENTION",
+            show_default=False,
+            help="Keep what finished within this time; 7d if not given.",
+        ),
     ] = WEEK,
     state: Annotated[
         list[Literal["succeeded", "dead", "cancelled"]] | None,
