@@ -69,6 +69,7 @@ class Batcher(Generic[X]):
         hand = self._new_hand()
         hand.opened.wait()
         if hand.failure is not None:
+            hand.inbox.put(None)
             raise hand.failure
         self._hand = hand
 

@@ -9,6 +9,8 @@ from collections import defaultdict
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from workerctx.errors import StoreBusy, StoreFull
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -58,7 +60,8 @@ class Engine(Protocol):
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls in one transaction; set the result or error of each.
 
-        An exception from here becomes the error of every call: nothing was written.
+        An exception from here becomes the error of every call: nothing was written. The engine is closed then,
+        unless it says `StoreBusy` or `StoreFull`, and a new one is made for the next batch.
         """
         ...
 
@@ -123,25 +126,21 @@ class Hand:
         """Open the engine and serve the inbox until a None comes or the hand is given up."""
         try:
             self._engine = self._make_engine()
-        except BaseException as exc:  # noqa: BLE001 - handed to whoever starts or calls the batcher
+        except BaseException as exc:  # noqa: BLE001 - handed to whoever opens the batcher
             self.failure = exc
-            self.opened.set()
-            self._refuse_all(exc)
-            return
         self.opened.set()
         try:
-            while not self._given_up and self._turn(self._engine):
+            while not self._given_up and self._turn():
                 pass
         finally:
-            self._engine.close()
+            self._drop_engine()
 
-    def _refuse_all(self, error: BaseException) -> None:
-        """Answer the calls of a batcher whose connection could not be opened again."""
-        while (call := self.inbox.get()) is not None:
-            call.state, call.error = DONE, error
-            wake_all([call])
+    def _drop_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
-    def _turn(self, engine: Engine) -> bool:
+    def _turn(self) -> bool:
         """Perform one batch; False once the batcher is closed."""
         first = self.inbox.get()
         if first is None:
@@ -163,14 +162,19 @@ class Hand:
                 call.state = TAKEN
             self._batch = batch
             self._since = time.monotonic()
-        self._perform(engine, batch)
+        self._perform(batch)
         return not closing
 
-    def _perform(self, engine: Engine, batch: list[Call[Any]]) -> None:
+    def _perform(self, batch: list[Call[Any]]) -> None:
         try:
+            if self._engine is None:
+                self._engine = self._make_engine()
             if batch:
-                engine.perform(batch)
+                self._engine.perform(batch)
         except BaseException as exc:  # noqa: BLE001 - every caller gets it
+            if not isinstance(exc, (StoreBusy, StoreFull)):
+                # A connection that failed is not trusted again; the next batch opens another one.
+                self._drop_engine()
             for call in batch:
                 call.result, call.error = None, exc
         with self._lock:

@@ -121,6 +121,32 @@ async def test_an_engine_that_fails_fails_every_call(batcher, ledger):
         await batcher.call(_append(1))
 
 
+async def test_a_connection_that_failed_is_opened_again():
+    """W4: after a failure the next call gets a fresh connection, or the reason why there is none yet."""
+    first, second = Ledger(), Ledger()
+    opened = iter([first, StoreUnavailable("still away"), second])
+
+    def open_next():
+        engine = next(opened)
+        if isinstance(engine, Exception):
+            raise engine
+        return engine
+
+    def explode(calls):
+        raise StoreUnavailable("the disk is gone")
+
+    batcher = Batcher(open_next, "test-reopening")
+    await anyio.to_thread.run_sync(batcher.start)
+    first.perform = explode
+    for reason in ("gone", "still away"):
+        with pytest.raises(StoreUnavailable, match=reason):
+            await batcher.call(_append(1))
+    assert first.closed
+    assert await batcher.call(_append(2)) == 2
+    await anyio.to_thread.run_sync(batcher.close)
+    assert second.entries == [2]
+
+
 async def test_a_call_cancelled_before_it_was_taken_never_runs(batcher, ledger):
     """A waiting operation is withdrawn with its caller."""
     ledger.gate.clear()

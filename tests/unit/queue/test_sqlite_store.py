@@ -363,6 +363,25 @@ async def test_a_waiter_wakes_when_a_delayed_job_is_due(storage):
     assert claimed[0].kind == "a"
 
 
+async def test_a_claim_over_unfit_jobs_hands_out_each_job_once(storage):
+    """Q18: where expired jobs stand between others, a claim skips them and repeats none."""
+    soon = await storage.now() + 10
+    for number in range(10):
+        await storage.jobs.enqueue(EnqueueRequest("a", number, expires_at=soon if number % 2 else None))
+    await storage.advance(11)
+    claimed = await storage.jobs.claim_many("w", limit=8)
+    assert [job.payload for job, _ in claimed] == [0, 2, 4, 6, 8]
+
+
+async def test_a_crowd_that_falls_due_in_one_group_does_not_hide_another(storage):
+    """Q18: each group has its share of promotions, so thousands of due jobs do not keep one of another kind away."""
+    await storage.jobs.enqueue_bulk([EnqueueRequest("crowd", delay=5)] * 3000)
+    await storage.jobs.enqueue(EnqueueRequest("single", delay=6, priority=1))
+    await storage.advance(10)
+    job, _ = await storage.jobs.claim("w")
+    assert job.kind == "single"
+
+
 # Cancellation and crowds --------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import attrs
 
 from workerctx.queue import transitions
 from workerctx.queue.ids import new_id
+from workerctx.queue.model import DELIVERY_MARGIN
 from workerctx.queue.sql import json_text, to_lease, to_micros
 from workerctx.queue.sqlite.engine import Merging
 from workerctx.queue.sqlite.settling import cancel_expired, write_back
@@ -30,12 +31,13 @@ ANY_DUE: Final = (
 PROMOTE: Final = (
     "UPDATE workerctx_jobs SET state = 'queued' WHERE seq IN "
     "(SELECT j.seq FROM json_each(?) g CROSS JOIN workerctx_jobs j "
-    "WHERE j.grp = g.value AND j.state = 'scheduled' AND j.run_at <= ? LIMIT ?)"
+    "WHERE j.seq IN (SELECT h.seq FROM workerctx_jobs h WHERE h.grp = g.value AND h.state = 'scheduled' "
+    "AND h.run_at <= ? ORDER BY h.run_at LIMIT ?))"
 )
 # Of each group no more than the limit are looked at, in the order of the index; then the best of all of them.
 CANDIDATES: Final = (
-    "SELECT json_group_array(json_array(seq, unfit)) FROM (SELECT j.seq, "
-    "(j.expires_at IS NOT NULL AND j.expires_at <= ?) OR j.deliveries >= j.max_attempts + 3 AS unfit "
+    "SELECT json_group_array(json_array(seq, unfit)) FROM (SELECT j.seq, "  # noqa: S608 - constants
+    f"(j.expires_at IS NOT NULL AND j.expires_at <= ?) OR j.deliveries >= j.max_attempts + {DELIVERY_MARGIN} AS unfit "
     "FROM json_each(?) g CROSS JOIN workerctx_jobs j WHERE j.seq IN (SELECT h.seq FROM workerctx_jobs h "
     "WHERE h.grp = g.value AND h.state = 'queued' ORDER BY h.priority DESC, h.run_at, h.seq LIMIT ?) "
     "ORDER BY j.priority DESC, j.run_at, j.seq LIMIT ?)"
@@ -45,12 +47,12 @@ LEASE: Final = (
     "claim_id = ?, worker_id = ?, lease_expires = ?, began = ?, claimed_at = ?, cancel = NULL "
     "WHERE seq IN (SELECT value FROM json_each(?))"
 )
+
 PROMOTED_AT_ONCE: Final = 1000
-"""How many due jobs become claimable in one claim; a larger crowd takes several."""
+"""How many due jobs of a group become claimable in one claim; a larger crowd takes several."""
 
 _ROUNDS: Final = 10
 """How often one claim looks again because what it found was not fit to run."""
-
 
 T = TypeVar("T")
 
@@ -99,11 +101,9 @@ def _search(tx: Transaction, order: ClaimOrder, limit: int) -> list[int]:
     _promote(tx, [number for groups in lines.values() for number in groups])
     found: list[int] = []
     for _ in range(_ROUNDS):
-        missing = limit - len(found)
-        picked = _take_turns(
-            order.turns, {queue: _candidates(tx, groups, missing) for queue, groups in lines.items()}, missing
-        )
-        found.extend(seq for seq, unfit in picked if not unfit)
+        heads = {queue: _candidates(tx, groups, limit) for queue, groups in lines.items()}
+        picked = _take_turns(order.turns, heads, limit)
+        found = [seq for seq, is_unfit in picked if not is_unfit]
         unfit = [seq for seq, is_unfit in picked if is_unfit]
         if not unfit:
             break
