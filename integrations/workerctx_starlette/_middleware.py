@@ -81,12 +81,15 @@ class WorkerContextMiddleware:
         await tracked
 
     async def _serve(self, context: WorkerContext, client: _Client) -> None:
-        with anyio.CancelScope() as scope, context.cancel_at_deadline(scope):
-            await self.app(client.scope, client.receive, client.send)
-        if scope.cancelled_caught:
-            _log.warning("%s was cancelled at the deadline of worker %r", client, context.name)
-            with anyio.move_on_after(_LAST_WORDS):
-                await client.give_up(f"worker {context.name!r} stopped before this request was done")
+        scope = anyio.CancelScope()
+        # Around all of it: who has yet to hear 503 still counts as being cancelled, and not as left over.
+        with context.cancel_at_deadline(scope):
+            with scope:
+                await self.app(client.scope, client.receive, client.send)
+            if scope.cancelled_caught:
+                _log.warning("%s was cancelled at the deadline of worker %r", client, context.name)
+                with anyio.move_on_after(_LAST_WORDS):
+                    await client.give_up(f"worker {context.name!r} stopped before this request was done")
 
     def _is_tracked(self, scope: Scope) -> bool:
         if is_probe(scope, self._routes()):
