@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import Converter, evolve, field, fields, frozen
 
 from workerctx.errors import InvalidConfig
+from workerctx.queue.request import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -18,9 +20,18 @@ if TYPE_CHECKING:
 ENV_PREFIX: Final = "WORKERCTX_"
 
 
+def _whole(value: float | str) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("it is not a whole number")
+    return int(value)
+
+
 def _names(value: str | Iterable[str]) -> tuple[str, ...]:
-    names = value.split(",") if isinstance(value, str) else value
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+    for name in names:
+        if name or not isinstance(value, str):
+            check_name("each name", name)
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _seconds(value: float | str | timedelta) -> float:
@@ -28,7 +39,7 @@ def _seconds(value: float | str | timedelta) -> float:
 
 
 def _optional_seconds(value: float | str | timedelta | None) -> float | None:
-    return None if value is None or value == "none" else _seconds(value)
+    return None if value is None or (isinstance(value, str) and value.strip().lower() == "none") else _seconds(value)
 
 
 def _setting(default: Any, text: str, convert: Callable[[Any], object]) -> Any:
@@ -54,8 +65,8 @@ class WorkerConfig:
     """
 
     queues: tuple[str, ...] = _setting(("default",), "which queues to serve, in this order", _names)
-    concurrency: int = _setting(10, "how many jobs run at once", int)
-    prefetch: int = _setting(2000, "how many jobs may wait in memory for a slot, at the most", int)
+    concurrency: int = _setting(10, "how many jobs run at once", _whole)
+    prefetch: int = _setting(2000, "how many jobs may wait in memory for a slot, at the most", _whole)
     prefetch_window: float = _setting(
         0.05, "seconds after which a prefetched job that has not begun is given back", _seconds
     )
@@ -86,7 +97,10 @@ class WorkerConfig:
                 (self.grace is None or self.grace >= 0, f"grace must not be negative, and is {self.grace}"),
                 (self.hard_limit >= 0, f"hard_limit must not be negative, and is {self.hard_limit}"),
                 *(
-                    (getattr(self, name) > 0, f"{name} must be more than 0 seconds, not {getattr(self, name)}")
+                    (
+                        0 < getattr(self, name) < math.inf,
+                        f"{name} must be more than 0 seconds, and finite, not {getattr(self, name)}",
+                    )
                     for name in (
                         "prefetch_window",
                         "lease_ttl",

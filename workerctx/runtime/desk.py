@@ -43,13 +43,6 @@ class Run:
     scope: anyio.CancelScope | None = None
     began_at: float = 0.0
 
-    def cancel(self, reason: CancelReason, *, scope_too: bool) -> None:
-        """Tell the handler, and unless that is left for later cancel its scope."""
-        if self.ctx is not None:
-            self.ctx.cancel.set(reason)
-        if scope_too and self.scope is not None:
-            self.scope.cancel(reason=reason.value)
-
 
 @define(eq=False)
 class Desk:
@@ -79,6 +72,11 @@ class Desk:
     def in_flight(self) -> int:
         """How many jobs run."""
         return len(self.running)
+
+    @property
+    def untold(self) -> int:
+        """Of how many runs that ended the store has not heard."""
+        return len(self._finishes)
 
     @property
     def is_empty(self) -> bool:
@@ -132,15 +130,41 @@ class Desk:
             self._finishes.append(finish)
             self.nudge()
 
-    def give_back(self, claimed_before: float) -> None:
-        """Release jobs that were claimed before this moment and have not begun."""
+    def amend(self, finish: Finish) -> None:
+        """Tell this of a job instead of an outcome that the store refused."""
+        self._finishes.append(finish)
+
+    def give_back(self, claimed_before: float) -> bool:
+        """Release jobs that were claimed before this moment and have not begun; True if there were any."""
+        surplus = False
         while self.waiting and self.waiting[0].claimed_at <= claimed_before:
             run = self.waiting.popleft()
             self.finish(run, ReleaseLease(run.lease.id))
+            surplus = True
+        return surplus
+
+    def cancel(self, lease_id: str, reason: CancelReason) -> Run | None:
+        """Cancel the run of a lease, or see to it that it never begins; None if there is no such run."""
+        run = self.live.get(lease_id)
+        if run is None:
+            return None
+        if run.ctx is None or run.scope is None:
+            self.waiting.remove(run)
+            self.finish(run, None if reason is CancelReason.LEASE_LOST else ReleaseLease(lease_id))
+        else:
+            run.ctx.cancel.set(reason)
+            run.scope.cancel(reason=reason.value)
+        return run
+
+    def tell_all(self, reason: CancelReason) -> None:
+        """Tell every handler to come to an end, and cancel none of them."""
+        for run in self.running.values():
+            if run.ctx is not None:
+                run.ctx.cancel.set(reason)
 
     def note_overtime(self, now: float) -> None:
         """Tell handlers whose timeout is over `now`, on the loop's clock; in a thread no cancel scope reaches them."""
-        for run in self.live.values():
+        for run in self.running.values():
             if run.ctx is not None and run.ctx.deadline <= now:
                 run.ctx.cancel.set(CancelReason.TIMEOUT)
 

@@ -17,8 +17,10 @@ import anyio
 from attrs import define, field
 
 from workerctx.errors import LeaseLost, StoreClosed
-from workerctx.queue import ClaimRequest
+from workerctx.queue import ClaimRequest, FailLease
 from workerctx.runtime.desk import Run
+from workerctx.runtime.outcome import describe
+from workerctx.runtime.persist import keep_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +35,10 @@ _log = logging.getLogger("workerctx")
 
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 3.0
+_LISTEN_AGAIN: Final = 1.0
+"""Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
+_SILENCE: Final = 5.0
+"""Seconds without an answer of the store that count as a failure of it."""
 
 
 @define(eq=False)
@@ -56,37 +62,67 @@ class Exchange:
     _round_began: float = field(default=0.0, init=False)
     """`time.perf_counter()` of the latest round."""
     _failures: int = field(default=0, init=False)
+    _asked_at: float = field(default=math.inf, init=False)
+    """When the round under way began, on the event loop's clock."""
+    _ending: bool = field(default=False, init=False)
+    _scope: anyio.CancelScope = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # Outcomes have to be told whatever is cancelled around this; `end` bounds it.
+        self._scope = anyio.CancelScope(shield=True)
 
     async def run(self) -> None:
-        """Exchange until cancelled; a store that fails is asked again, with growing pauses."""
-        while True:
-            if not self._has_business():
-                await self._desk.news(self._patience())
-            await self._round()
+        """Exchange until `end` was called and everything is told; a store that fails is asked again, at growing pauses.
+
+        Raises:
+            StoreClosed: The store does not come back.
+        """
+        with self._scope:
+            while not self._ending or self._desk.has_news():
+                if not self._has_business():
+                    await self._desk.news(self._patience())
+                await self._round()
+        if self._scope.cancelled_caught:
+            _log.error(
+                "worker %r could not tell the store the outcome of its last %d jobs in time; their leases will expire"
+                " and the jobs run again",
+                self._context.name,
+                self._desk.untold,
+            )
+
+    def end(self, seconds: float) -> None:
+        """Let `run` return once everything is told, at the latest after so many seconds; the desk is closed."""
+        self._ending = True
+        self._scope.deadline = anyio.current_time() + seconds
+        self._desk.nudge()
 
     async def watch(self) -> None:
         """Look for jobs at each wake-up, and at the latest after the poll interval, until cancelled."""
-        while True:
-            try:
-                async with self._jobs.wakeups(self._config.queues) as wakeups:
-                    while True:
-                        self.look()
-                        await wakeups.wait(self._config.poll_interval)
-            except StoreClosed:
-                raise
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                _log.exception("worker %r hears no wake-ups and polls until it does", self._context.name)
-                await anyio.sleep(self._config.poll_interval)
+        again = min(self._config.poll_interval, _LISTEN_AGAIN)
+        await keep_on(self._context.name, "hear wake-ups", again, self._listen)
+
+    @property
+    def owes(self) -> bool:
+        """Whether the store has not heard of runs that ended, because it fails."""
+        return self._failures > 0 and self._desk.untold > 0
+
+    def note_silence(self) -> None:
+        """Count as unready while the store does not answer."""
+        seconds = anyio.current_time() - self._asked_at
+        if seconds > _SILENCE:
+            self._context.mark_unready(f"the store has not answered for {seconds:.0f} seconds")
 
     def look(self) -> None:
         """Claim at the next opportunity."""
         self._look = True
         self._desk.nudge()
 
-    async def flush(self) -> None:
-        """Tell the store everything that is left to tell; tries until it has."""
-        while self._desk.has_news():
-            await self._round()
+    async def _listen(self) -> None:
+        self.look()  # also when wake-ups fail, which makes this a poll
+        async with self._jobs.wakeups(self._config.queues) as wakeups:
+            while True:
+                self.look()
+                await wakeups.wait(self._config.poll_interval)
 
     def _has_business(self) -> bool:
         return self._desk.has_news() or self._wanted() > 0
@@ -114,23 +150,18 @@ class Exchange:
 
     async def _round(self) -> None:
         desk = self._desk
-        now = anyio.current_time()
-        desk.give_back(math.inf if self._context.is_paused else now - self._config.prefetch_window)
+        self._give_back()
         wanted = self._wanted()
         at_once = wanted <= desk.free
         finishes, began = desk.collect()
         if not (finishes or began or wanted):
             return
-        claimed: Sequence[Claimed] = ()
         began_at, last = time.perf_counter(), self._round_began
         self._round_began = began_at
+        self._asked_at = anyio.current_time()
+        self._look &= not wanted  # a wake-up during the claim sets it again
         try:
-            if wanted:
-                self._look = False  # a wake-up during the claim sets it again
-                request = self._request(wanted, began=at_once)
-                refused, claimed = await self._jobs.finish_and_claim(finishes, request, began=began)
-            else:
-                refused = await self._jobs.finish_many(finishes, began=began)
+            refused, claimed = await self._ask(finishes, began, wanted, at_once=at_once)
         except StoreClosed:
             raise
         except Exception as exc:  # noqa: BLE001 - shown by is_ready, logged and tried again
@@ -141,6 +172,8 @@ class Exchange:
         except BaseException:
             desk.put_back(finishes, began)
             raise
+        finally:
+            self._asked_at = math.inf
         self._recovered()
         desk.pace.note_round(time.perf_counter() - began_at, began_at - last)
         for finish, error in zip(finishes, refused, strict=True):
@@ -151,6 +184,21 @@ class Exchange:
             desk.put(Run(job, lease, arrived, at_once))
         self._look |= len(claimed) >= wanted > 0
         self._note_idle(asked=bool(wanted))
+
+    def _give_back(self) -> None:
+        desk = self._desk
+        if not self._context.is_running:
+            desk.give_back(math.inf)
+        elif desk.waiting and desk.give_back(anyio.current_time() - self._config.prefetch_window):
+            desk.pace.brake()
+            self._look = True
+
+    async def _ask(
+        self, finishes: list[Finish], began: list[str], wanted: int, *, at_once: bool
+    ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
+        if not wanted:
+            return await self._jobs.finish_many(finishes, began=began), ()
+        return await self._jobs.finish_and_claim(finishes, self._request(wanted, began=at_once), began=began)
 
     def _request(self, limit: int, *, began: bool) -> ClaimRequest:
         config = self._config
@@ -176,8 +224,11 @@ class Exchange:
     def _refused(self, finish: Finish, error: QueueError) -> None:
         if isinstance(error, LeaseLost):
             _log.warning("worker %r finished a job too late, its outcome was not taken: %s", self._context.name, error)
-        else:
-            _log.error("worker %r could not store the outcome %r: %s", self._context.name, finish, error)
+            return
+        _log.error("worker %r could not store the outcome %r: %s", self._context.name, finish, error)
+        plain = isinstance(finish, FailLease) and finish.delay is None
+        if not plain:  # such as a wait of NaN seconds: the run has failed with that
+            self._desk.amend(FailLease(finish.lease_id, describe(error)))
 
     async def _back_off(self, error: Exception) -> None:
         seconds = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2**self._failures) * (0.5 + random.random() / 2)  # noqa: S311

@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
+import anyio
 from attrs import define, field
 
 from workerctx.lifecycle.home import Home
+from workerctx.lifecycle.latch import Latch
 from workerctx.queue import CancelReason
 from workerctx.runtime.events import LoopBlocked
 
@@ -23,16 +25,19 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from workerctx.lifecycle import WorkerContext
-    from workerctx.queue import Renewed, Storage
+    from workerctx.queue import LeaseRenewer, Storage
     from workerctx.runtime.config import WorkerConfig
     from workerctx.runtime.desk import Desk
 
 _log = logging.getLogger("workerctx")
 
+_GOODBYE: Final = 2.0
+"""Seconds to wait for the thread's last call to the store."""
+
 
 @define(eq=False)
 class LeaseKeeper:
-    """The thread that renews a worker's leases; a context manager, entered on the worker's event loop."""
+    """The thread that renews a worker's leases; an async context manager, entered on the worker's event loop."""
 
     _storage: Storage
     _desk: Desk
@@ -42,70 +47,74 @@ class LeaseKeeper:
     _loop_thread: int = field(init=False)
     _done: threading.Event = field(factory=threading.Event, init=False)
     _thread: threading.Thread = field(init=False)
+    _over: bool = field(default=False, init=False)
+    _ended: Latch = field(init=False)
     _pulse: float = field(default=0.0, init=False)
-    """When the event loop answered last, in `time.monotonic()` seconds."""
+    """When the event loop was asked for an answer last, in `time.monotonic()` seconds."""
     _asked: bool = field(default=False, init=False)
     _blocked_at: str | None = field(default=None, init=False)
     """Where the event loop is blocked, once that was reported."""
     _renewed_at: float = field(default=0.0, init=False)
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         home = Home.current()
         assert home is not None
         self._home = home
         self._loop_thread = threading.get_ident()
-        self._pulse = self._renewed_at = time.monotonic()
+        self._renewed_at = time.monotonic()
+        self._ended = Latch(lambda: self._over)
         self._thread = threading.Thread(target=self._keep, name=f"leases of {self._context.name}", daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self._done.set()
+        with anyio.move_on_after(_GOODBYE, shield=True):
+            await self._ended.wait()
+            self._thread.join()
 
     @property
     def _tick(self) -> float:
         return min(self._config.heartbeat, self._config.block_warning / 2)
 
     def _keep(self) -> None:
+        failures = 0
         while not self._done.is_set():
             try:
                 with self._storage.open_renewer() as renewer:
                     while not self._done.wait(self._tick):
                         self._feel_pulse()
-                        self._home.post(lambda: self._desk.note_overtime(self._home.now()))
-                        leases = self._due()
-                        if leases:
-                            self._tell(renewer.renew(leases, self._config.lease_ttl))
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                if not self._done.is_set():
-                    _log.exception("worker %r could not renew its leases and tries again", self._context.name)
-                    self._done.wait(self._tick)
+                        self._renew(renewer)
+                        failures = 0
+            except Exception as exc:  # noqa: BLE001 - logged, and tried again
+                if not failures:
+                    _log.warning(
+                        "worker %r could not renew its leases and goes on trying", self._context.name, exc_info=exc
+                    )
+                failures += 1
+                self._done.wait(self._tick)
+        self._over = True
+        self._ended.wake()
 
-    def _due(self) -> list[str]:
+    def _renew(self, renewer: LeaseRenewer) -> None:
         now = time.monotonic()
         if now - self._renewed_at < self._config.heartbeat:
-            return []
-        self._renewed_at = now
-        return list(self._desk.live)
-
-    def _tell(self, renewed: Renewed) -> None:
-        if not renewed.lost and not renewed.cancelled:
             return
+        leases = list(self._desk.live)
+        if leases:
+            renewed = renewer.renew(leases, self._config.lease_ttl)
+            news = dict.fromkeys(renewed.lost, CancelReason.LEASE_LOST) | renewed.cancelled
+            if news:
+                self._home.post(lambda: self._tell(news))
+        self._renewed_at = now
 
-        def tell() -> None:
-            for lease_id in renewed.lost:
-                self._cancel(lease_id, CancelReason.LEASE_LOST)
-            for lease_id, reason in renewed.cancelled.items():
-                self._cancel(lease_id, reason)
-
-        self._home.post(tell)
-
-    def _cancel(self, lease_id: str, reason: CancelReason) -> None:
-        run = self._desk.live.get(lease_id)
-        if run is not None:
-            if reason is CancelReason.LEASE_LOST:
+    def _tell(self, news: dict[str, CancelReason]) -> None:
+        for lease_id, reason in news.items():
+            run = self._desk.cancel(lease_id, reason)
+            if run is not None and reason is CancelReason.LEASE_LOST:
                 _log.warning("worker %r lost the lease of job %s; its run is cancelled", self._context.name, run.job.id)
-            run.cancel(reason, scope_too=True)
 
     def _feel_pulse(self) -> None:
         now = time.monotonic()

@@ -1,29 +1,33 @@
 """`WorkerLoop`: serves the jobs of a registry, from the first claim to the last acknowledgement.
 
-Nesting is the order of shutdown, outermost first: the store, the loop's own tasks (exchange, wake-ups, heartbeat,
-reaper) and the lease thread, the worker's context, the slots. A stop closes the desk; slots end when their job has
-ended; at the deadline the context cancels them and their jobs are given back; only then do the outer layers end.
+Nesting is the order of shutdown, outermost first: the store, the name on the list of workers, the thread that renews
+leases, the chores (wake-ups, heartbeat, reaper, and the exchange, which tells the store the last outcomes), the
+worker's context, the slots. A stop closes the desk; slots end when their job has ended; at the deadline the context
+cancels them and their jobs are given back; only then do the outer layers end.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
+from collections.abc import Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 from anyio import AsyncContextManagerMixin
 
-from workerctx.errors import WorkerError, WorkerNotFound
-from workerctx.lifecycle import HeartBeat, Idle, Pause, Resume, Stop, WorkerContext
+from workerctx.errors import InvalidTransition, WorkerError
+from workerctx.lifecycle import Idle, Outcome, Pause, Resume, Stop, WorkerContext
 from workerctx.lifecycle.host import collapse
-from workerctx.queue import CancelReason, WorkerCommand, WorkerInfo, new_id
+from workerctx.queue import CancelReason, WorkerInfo, new_id
+from workerctx.runtime.boot import host_id
 from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
 from workerctx.runtime.exchange import Exchange
 from workerctx.runtime.leases import LeaseKeeper
+from workerctx.runtime.persist import keep_on
+from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
 from workerctx.runtime.slots import Slots, TenantScopeProvider
 from workerctx.service import DataMap, Site
@@ -36,12 +40,10 @@ if TYPE_CHECKING:
     from workerctx.queue import Storage
     from workerctx.service import JobRegistry
 
-_log = logging.getLogger("workerctx")
-
 T = TypeVar("T")
 
-_GOODBYE = 2.0
-"""Seconds in which a worker that has stopped may still take its name off the list."""
+_CLOCK: Final = 0.25
+"""Seconds between two looks at what time has run out."""
 
 
 class WorkerLoop(AsyncContextManagerMixin):
@@ -77,11 +79,12 @@ class WorkerLoop(AsyncContextManagerMixin):
             raise WorkerError(f"{jobs!r} has nothing to run: register a handler with @jobs.register first")
         self.jobs = jobs
         self.config = config or WorkerConfig.from_env()
-        self.host_id = new_id()
+        self.host_id = host_id()
         self.worker_id = new_id()
         self._tenant_scope = tenant_scope
         self._data = DataMap(data or {})
         self._burst = False
+        self._entered = False
         self._desk = Desk()
         self._context = WorkerContext(
             name or f"{socket.gethostname()}-{os.getpid()}",
@@ -110,21 +113,42 @@ class WorkerLoop(AsyncContextManagerMixin):
         Raises:
             WorkerFailed: the loop's infrastructure failed.
             InvalidTransition: it was stopped before, or it ran already.
+            KeyboardInterrupt: a handler left with it; its job was given back.
 
         Cancellation: a stop with grace 0; running jobs are given back, then the cancellation goes on.
         """
         self._burst = burst
-        async with self:
-            await self._context.wait_stopping()
+        await self._serve_while(self._context.wait_stopping)
 
-    async def run_until(self, awaitable: Awaitable[T]) -> T:
+    async def run_until(self, awaitable: Awaitable[T]) -> T | None:
         """Serve jobs until `awaitable` ends, then drain, and hand back its result or exception.
+
+        Returns:
+            Its result; None if the loop was stopped first, in which case it is cancelled.
 
         Raises:
             WorkerFailed: the loop's infrastructure failed.
+            InvalidTransition: the loop was stopped before, or it ran already.
         """
-        async with self:
-            return await awaitable
+
+        async def until_stopped() -> T | None:
+            async with anyio.create_task_group() as race:
+
+                async def give_up() -> None:
+                    await self._context.wait_stopping()
+                    race.cancel_scope.cancel()
+
+                race.start_soon(give_up)
+                result = await awaitable
+                race.cancel_scope.cancel()
+                return result
+            return None
+
+        try:
+            return await self._serve_while(until_stopped)
+        finally:
+            if isinstance(awaitable, Coroutine):
+                awaitable.close()  # it never began if the loop could not
 
     async def drain(self) -> None:
         """Run everything that can be claimed now and return; for tests and scripts."""
@@ -137,42 +161,103 @@ class WorkerLoop(AsyncContextManagerMixin):
         """
         return self._context.stop(reason)
 
+    async def _serve_while(self, body: Callable[[], Awaitable[T]]) -> T | None:
+        """Serve until `body` ends, drain, and hand back its result or exception; None if stopped while starting."""
+        self._refuse_second_run()
+        result, failure = None, None
+        try:
+            async with self:
+                try:
+                    result = await body()
+                except Exception as exc:  # noqa: BLE001 - raised again after the drain
+                    failure = collapse(exc)
+        except InvalidTransition:
+            if self._context.outcome is not Outcome.NEVER_STARTED:
+                raise
+        if failure is not None:
+            raise failure
+        return result
+
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        self._refuse_second_run()
+        self._entered = True
         try:
-            async with self.jobs, anyio.create_task_group() as tasks:
+            async with self.jobs:
                 storage = self.jobs.storage
-                exchange = self._exchange(storage)
+                presence = self._presence(storage)
                 reports = ProgressReports(storage.jobs, self._desk)
                 slots = self._slots(storage, reports)
                 try:
-                    with LeaseKeeper(storage, self._desk, self.config, self._context):
-                        await self._register(storage)
-                        for serve in (exchange.run, exchange.watch, reports.run):
-                            tasks.start_soon(self._serve, serve)
-                        tasks.start_soon(self._serve, lambda: self._beat(storage))
-                        tasks.start_soon(self._serve, lambda: self._reap(storage, exchange))
-                        self._context.listen(lambda _, event: self._follow(event, exchange), Pause, Resume, Stop)
+                    async with (
+                        LeaseKeeper(storage, self._desk, self.config, self._context),
+                        self._chores(storage, presence, reports),
+                        self._context,
                         # Slots are part of the body, not spawned tasks: what the context counts are jobs.
-                        async with self._context, anyio.create_task_group() as working:
-                            for number in range(self.config.concurrency):
-                                working.start_soon(slots.work, number, name=f"slot {number}")
-                            yield self
-                            self._context.stop("the body of its async with block ended")
+                        anyio.create_task_group() as working,
+                    ):
+                        for _ in range(self.config.concurrency):
+                            slots.start(working)
+                        yield self
+                        self._context.stop("the body of its async with block ended")
                 finally:
-                    tasks.cancel_scope.cancel()
-                    with anyio.CancelScope(shield=True):
-                        await self._say_goodbye(storage, exchange, reports)
+                    await presence.leave()
         except BaseException as exc:
             error = collapse(exc)
             if error is exc:
                 raise
             raise error from error.__cause__
+        if slots.interrupt is not None:
+            raise slots.interrupt
 
-    def _exchange(self, storage: Storage) -> Exchange:
-        return Exchange(
-            storage.jobs, self._desk, self.config, self._context, self.worker_id, self.jobs.kinds, self._note_idle
+    def _refuse_second_run(self) -> None:
+        if self._entered or self._context.is_stopped:
+            raise InvalidTransition(
+                self._context.name, self._context.state.value, "run", "a loop runs once, make a new one"
+            )
+
+    @asynccontextmanager
+    async def _chores(self, storage: Storage, presence: Presence, reports: ProgressReports) -> AsyncGenerator[None]:
+        """Do inside what a worker does besides running jobs; its last act is to tell the store what became of them."""
+        name, config = self._context.name, self.config
+        exchange = Exchange(
+            storage.jobs, self._desk, config, self._context, self.worker_id, self.jobs.kinds, self._note_idle
         )
+
+        async def reap() -> None:
+            # What ended here during an outage is told first, or this would take those jobs away from itself.
+            if not exchange.owes and await storage.jobs.reap_expired_leases():
+                exchange.look()
+
+        async def look_at_the_clock() -> None:
+            while True:
+                await anyio.sleep(_CLOCK)
+                self._desk.note_overtime(anyio.current_time())
+                exchange.note_silence()
+
+        self._context.listen(lambda _, event: self._follow(event, exchange), Pause, Resume, Stop)
+        async with anyio.create_task_group() as tasks:
+            for chore in (
+                exchange.run,
+                exchange.watch,
+                look_at_the_clock,
+                lambda: reports.run(name),
+                lambda: presence.run(config.heartbeat),
+                lambda: keep_on(name, "reap expired leases", config.reap_interval, reap),
+            ):
+                tasks.start_soon(self._serve, chore)
+            try:
+                yield
+            finally:
+                self._desk.close()
+                exchange.end(config.hard_limit)
+                tasks.cancel_scope.cancel()
+
+    async def _serve(self, chore: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await chore()
+        except Exception as exc:  # noqa: BLE001 - the loop's own failure fails the worker, visibly
+            self._context.fail(exc)
 
     def _slots(self, storage: Storage, reports: ProgressReports) -> Slots:
         site = Site(
@@ -186,91 +271,26 @@ class WorkerLoop(AsyncContextManagerMixin):
         )
         return Slots(self._desk, self.jobs, self._context, site, self._tenant_scope)
 
-    async def _serve(self, task: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await task()
-        except Exception as exc:  # noqa: BLE001 - the loop's own failure fails the worker, visibly
-            self._context.fail(exc)
+    def _presence(self, storage: Storage) -> Presence:
+        info = WorkerInfo(
+            id=self.worker_id,
+            host_id=self.host_id,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            queues=self.config.queues,
+            labels=self.config.labels,
+            kinds=self.jobs.kinds,
+            concurrency=self.config.concurrency,
+        )
+        return Presence(storage.workers, info, self._desk, self._context)
 
     def _follow(self, event: Event, exchange: Exchange) -> None:
         if isinstance(event, Stop):
             self._desk.close()
-            for run in list(self._desk.live.values()):
-                run.cancel(CancelReason.SHUTDOWN, scope_too=False)
+            self._desk.tell_all(CancelReason.SHUTDOWN)
         exchange.look()
 
     def _note_idle(self) -> None:
         self._context.emit(Idle())
         if self._burst:
             self._context.stop("burst: nothing is left to do")
-
-    async def _register(self, storage: Storage) -> None:
-        await storage.workers.register(
-            WorkerInfo(
-                id=self.worker_id,
-                host_id=self.host_id,
-                hostname=socket.gethostname(),
-                pid=os.getpid(),
-                queues=self.config.queues,
-                labels=self.config.labels,
-                kinds=self.jobs.kinds,
-                concurrency=self.config.concurrency,
-            )
-        )
-
-    async def _beat(self, storage: Storage) -> None:
-        """Show that the worker lives, and obey commands that were sent to it."""
-        while True:
-            await anyio.sleep(self.config.heartbeat)
-            self._context.emit(HeartBeat(in_flight=self.in_flight))
-            try:
-                commands = await storage.workers.heartbeat(
-                    self.worker_id, state=self._context.state.value, in_flight=self.in_flight
-                )
-            except WorkerNotFound:
-                await self._register(storage)
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                _log.exception("worker %r could not send its heartbeat", self._context.name)
-            else:
-                for command in commands:
-                    self._obey(command)
-
-    def _obey(self, command: WorkerCommand) -> None:
-        _log.info("worker %r was sent the command %s", self._context.name, command.value)
-        match command:
-            case WorkerCommand.PAUSE if self._context.is_running:
-                self._context.pause("remote command")
-            case WorkerCommand.RESUME if self._context.is_paused:
-                self._context.resume()
-            case WorkerCommand.STOP:
-                self._context.stop("remote command")
-            case _:
-                _log.info("worker %r is %s already", self._context.name, self._context.state.value)
-
-    async def _reap(self, storage: Storage, exchange: Exchange) -> None:
-        """Take jobs away from workers that let their leases run out."""
-        while True:
-            try:
-                if await storage.jobs.reap_expired_leases():
-                    exchange.look()
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                _log.exception("worker %r could not reap expired leases", self._context.name)
-            await anyio.sleep(self.config.reap_interval)
-
-    async def _say_goodbye(self, storage: Storage, exchange: Exchange, reports: ProgressReports) -> None:
-        self._desk.close()
-        with anyio.move_on_after(self.config.hard_limit) as scope:
-            await reports.flush()
-            await exchange.flush()
-        if scope.cancelled_caught:
-            _log.error(
-                "worker %r could not tell the store the outcome of its last jobs within %g seconds; their leases will"
-                " expire and the jobs run again",
-                self._context.name,
-                self.config.hard_limit,
-            )
-        with anyio.move_on_after(_GOODBYE):
-            try:
-                await storage.workers.deregister(self.worker_id)
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                _log.exception("worker %r could not take its name off the list", self._context.name)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Final
 
-from workerctx.errors import Abort, RetryAfter, Snooze, Throttled
+from workerctx.errors import Abort, RetryAfter, RunCancelled, Snooze, Throttled
 from workerctx.queue import CancelReason, FailLease, JobError, ReleaseLease, SnoozeLease, ThrottleLease
 
 if TYPE_CHECKING:
     from workerctx.queue import Finish
 
+VERDICTS: Final = (Abort, RetryAfter, Snooze, Throttled)
+"""What a handler raises or returns to say how its job goes on."""
+
+_NOT_THE_HANDLERS_FAULT: Final = (CancelReason.SHUTDOWN, CancelReason.QUEUE_PAUSED, CancelReason.LEASE_LOST)
 _MAX_FRAMES: Final = 30
 _MAX_TRACEBACK: Final = 8000
 _MAX_MESSAGE: Final = 2000
@@ -31,6 +35,17 @@ def finish_of_error(lease_id: str, error: Exception) -> Finish:
             return FailLease(lease_id, describe(error))
 
 
+def finish_of_error_in_cancelled_run(
+    lease_id: str, error: Exception, reason: CancelReason, timeout: float | None
+) -> Finish | None:
+    """Translate what a handler raised after it was cancelled; a verdict of its own still counts."""
+    if isinstance(error, VERDICTS):
+        return finish_of_error(lease_id, error)
+    if isinstance(error, RunCancelled) or reason in _NOT_THE_HANDLERS_FAULT:
+        return finish_of_cancellation(lease_id, reason, timeout)
+    return finish_of_error(lease_id, error)
+
+
 def finish_of_cancellation(lease_id: str, reason: CancelReason, timeout: float | None) -> Finish | None:
     """Translate a cancellation; None if there is nobody left to be told."""
     match reason:
@@ -46,9 +61,18 @@ def finish_of_cancellation(lease_id: str, reason: CancelReason, timeout: float |
 
 def describe(error: BaseException) -> JobError:
     """Turn an exception into what is stored of it: class, message, and a traceback cut to a sensible length."""
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-_MAX_FRAMES))
+    name = type(error).__qualname__
+    try:
+        message = str(error) or name
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-_MAX_FRAMES))
+    except Exception as exc:  # noqa: BLE001 - whatever an exception does when it is printed, its job has failed
+        message = text = f"{name}, which cannot be printed ({type(exc).__name__})"
     if len(text) > _MAX_TRACEBACK:
         half = _MAX_TRACEBACK // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    message = str(error) or type(error).__name__
-    return JobError(type(error).__qualname__, message[:_MAX_MESSAGE], text)
+    return JobError(_storable(name), _storable(message[:_MAX_MESSAGE]), _storable(text))
+
+
+def _storable(text: str) -> str:
+    """Escape what is no Unicode, as file names can bring it into a message."""
+    return text.encode(errors="backslashreplace").decode()

@@ -46,6 +46,10 @@ class Pace:
             self._rate += _SMOOTHING * ((self.ended - self._sampled) / since_last - self._rate)
         self._sampled = self.ended
 
+    def brake(self) -> None:
+        """Take note that too many were claimed: what follows is slower than what was."""
+        self._rate = 0.0
+
     def horizon(self, window: float) -> float:
         """Return how far ahead to look: two rounds, within the prefetch window."""
         return min(window, max(_SHORTEST_HORIZON, 2 * self.round))

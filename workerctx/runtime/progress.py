@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from attrs import define, field
 
-from workerctx.errors import QueueError
+from workerctx.errors import InvalidRequest, LeaseLost
 from workerctx.lifecycle.latch import Latch
+from workerctx.runtime.persist import keep_on
 
 if TYPE_CHECKING:
     from workerctx.queue import JobQueue
@@ -44,20 +45,27 @@ class ProgressReports:
             self._newest[lease_id] = value
             self._latch.wake()
 
-    async def run(self) -> None:
-        """Store progress as it comes, until cancelled."""
-        while True:
-            await self._latch.wait()
-            await self.flush()
-            await anyio.sleep(_INTERVAL)
+    async def run(self, worker: str) -> None:
+        """Store progress as it comes, until cancelled; a run that has ended needs none."""
+        await keep_on(worker, "store the progress of jobs", _INTERVAL, self._store)
 
-    async def flush(self) -> None:
-        """Store what was reported and not stored yet; a run that has ended needs none."""
+    async def _store(self) -> None:
+        await self._latch.wait()
         newest, self._newest = self._newest, {}
-        for lease_id, value in newest.items():
-            if lease_id not in self._desk.live:
-                continue
+        failures: list[Exception] = []
+
+        async def store(lease_id: str, value: Any) -> None:
             try:
                 await self._jobs.progress(lease_id, value)
-            except QueueError as exc:
+            except (InvalidRequest, LeaseLost) as exc:
                 _log.warning("the progress of a job was not stored: %s", exc)
+            except Exception as exc:  # noqa: BLE001 - tried again unless there is something newer
+                self._newest.setdefault(lease_id, value)
+                failures.append(exc)
+
+        async with anyio.create_task_group() as tasks:  # side by side, so that the store writes them together
+            for lease_id, value in newest.items():
+                if lease_id in self._desk.live:
+                    tasks.start_soon(store, lease_id, value)
+        if failures:
+            raise failures[0]

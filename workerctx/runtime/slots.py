@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import math
 import time
+from contextvars import copy_context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
 from attrs import define, field
 
-from workerctx.errors import Abort, RetryAfter, Snooze, Throttled
+from workerctx.errors import HandlerCrashed, NotAccepting, RunCancelled, WorkerError
 from workerctx.queue import CancelReason, CompleteLease, ReleaseLease
-from workerctx.runtime.outcome import finish_of_cancellation, finish_of_error
+from workerctx.runtime.boot import slot_numbers
+from workerctx.runtime.outcome import (
+    VERDICTS,
+    finish_of_cancellation,
+    finish_of_error,
+    finish_of_error_in_cancelled_run,
+)
+from workerctx.runtime.strays import StrayCancels, is_cancelled_here, is_running
 from workerctx.service import JobCtx
-from workerctx.service.layers.catch import as_failure
+from workerctx.service.layers.catch import as_failure, holds
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
+    from contextvars import Context
+
+    from anyio.abc import TaskGroup
 
     from workerctx.lifecycle import WorkerContext
     from workerctx.queue import Finish
@@ -25,7 +37,7 @@ if TYPE_CHECKING:
     from workerctx.service import JobRegistry, Site
     from workerctx.service.branch import AnyHandler
 
-_VERDICTS: Final = (Abort, RetryAfter, Snooze, Throttled)
+_COROUTINE: Final[type[Any]] = CoroutineType
 _TURN: Final = 0.001
 """Seconds that slots may run jobs which never wait before everybody else gets a turn."""
 
@@ -40,59 +52,133 @@ class TenantScopeProvider(Protocol):
 
 @define(eq=False)
 class Slots:
-    """Runs the jobs that a desk hands out."""
+    """Runs the jobs that a desk hands out.
+
+    Attributes:
+        interrupt: The KeyboardInterrupt that a handler left with; whoever runs the worker raises it again.
+    """
 
     _desk: Desk
     _jobs: JobRegistry
     _context: WorkerContext
     _site: Site
     _tenant_scope: TenantScopeProvider | None
+    interrupt: BaseException | None = field(default=None, init=False)
     _turn_ends: float = field(default=0.0, init=False)
 
-    async def work(self, number: int) -> None:
-        """Be slot `number`: run one job after the other until the desk is closed."""
-        while (run := await self._desk.take()) is not None:
-            await self._run(run, number)
+    def start(self, tasks: TaskGroup) -> None:
+        """Open one more slot in a task group, with the context variables of the caller."""
+        number = next(slot_numbers)
+        tasks.start_soon(self._work, tasks, number, name=f"slot {number}")
+
+    async def _work(self, tasks: TaskGroup, number: int) -> None:
+        """Be a slot: run one job after the other until the desk is closed."""
+        clean, strays, me = copy_context(), StrayCancels.of_this_task(), anyio.get_current_task().id
+        while (run := await self._take(number)) is not None:
+            await self._run(run, number, me)
+            if strays.pending():
+                await strays.drop()
+            if not _same(clean):
+                # The handler left context variables behind, which must not reach the next job.
+                clean.run(self.start, tasks)
+                return
             if time.perf_counter() >= self._turn_ends:
                 await anyio.lowlevel.checkpoint()
                 self._turn_ends = time.perf_counter() + _TURN
 
-    async def _run(self, run: Run, number: int) -> None:
+    async def _take(self, number: int) -> Run | None:
+        try:
+            return await self._desk.take()
+        except anyio.get_cancelled_exc_class() as exc:
+            if is_cancelled_here():
+                raise
+            raise WorkerError(
+                f"slot {number} was cancelled while it waited for a job, by something other than its worker: use"
+                " stop() to end a worker"
+            ) from exc
+
+    async def _run(self, run: Run, number: int, me: int) -> None:
         job = run.job
         handler = self._jobs.find(job.kind)
-        if handler is None:
-            self._desk.finish(run, ReleaseLease(run.lease.id))
-            return
         deadline = math.inf if job.timeout is None else anyio.current_time() + job.timeout
         run.scope = scope = anyio.CancelScope(deadline=deadline)
         run.ctx = ctx = JobCtx(job, self._site, f"{job.queue}-{number}-{self._site.host_id}", deadline)
         finish: Finish | None = ReleaseLease(run.lease.id)
         try:
-            with scope:
-                finish = await self._attempt(run, ctx, handler)
-            if scope.cancelled_caught:
-                reason = ctx.cancel.reason
-                if reason is None or (reason is CancelReason.SHUTDOWN and anyio.current_time() >= deadline):
-                    reason = CancelReason.TIMEOUT
-                finish = finish_of_cancellation(run.lease.id, reason, job.timeout)
+            # A pause or stop from another thread may be ahead of its event.
+            if handler is not None and self._context.is_running:
+                with scope:
+                    finish = await self._attempt(run, ctx, handler)
+                if scope.cancelled_caught:
+                    finish = finish_of_cancellation(run.lease.id, _reason(ctx), job.timeout)
         except BaseException as exc:
-            failure = as_failure(exc)
-            if failure is None:
-                # Ctrl-C, or the whole worker is being cancelled: the job is given back.
-                if isinstance(exc, KeyboardInterrupt):
-                    self._context.stop("KeyboardInterrupt", grace=0.0)
-                raise
-            finish = finish_of_error(run.lease.id, failure)
+            failure = as_failure(exc) or self._failure_after_all(exc, me)
+            if failure is not None:
+                finish = self._finish_of(run, ctx, failure)
+            elif holds(exc, KeyboardInterrupt):
+                self.interrupt = exc
+                self._context.stop("KeyboardInterrupt", grace=0.0)
+            else:
+                raise  # the whole worker is being cancelled, and the job is given back
         finally:
             self._desk.finish(run, finish)
 
     async def _attempt(self, run: Run, ctx: JobCtx, handler: AnyHandler) -> Finish:
         tenant = run.job.tenant_id
         if tenant is None or self._tenant_scope is None:
-            output: Any = await self._context.track(handler.run(ctx))
-        else:
-            async with self._tenant_scope(tenant):
-                output = await self._context.track(handler.run(ctx))
-        if isinstance(output, _VERDICTS):
+            return await self._call(run, ctx, handler)
+        finish: Finish = ReleaseLease(run.lease.id)
+        swallowed: BaseException | None = None
+        async with self._tenant_scope(tenant):
+            try:
+                finish = await self._call(run, ctx, handler)
+            except BaseException as exc:
+                swallowed = exc
+                raise
+        if swallowed is not None:  # a scope that suppresses a failure does not make it a success
+            raise swallowed
+        return finish
+
+    async def _call(self, run: Run, ctx: JobCtx, handler: AnyHandler) -> Finish:
+        work: Any = handler.run(ctx)
+        # What events and reports call it, whatever wraps the function; an awaitable of another kind keeps its name.
+        if type(work) is _COROUTINE:
+            work.__qualname__ = run.job.kind
+        try:
+            tracked = self._context.track(work)
+        except NotAccepting:  # a stop from another thread came first
+            return ReleaseLease(run.lease.id)
+        output: Any = await tracked
+        if isinstance(output, VERDICTS):
             return finish_of_error(run.lease.id, output)
         return CompleteLease(run.lease.id, handler.encode_output(output))
+
+    def _finish_of(self, run: Run, ctx: JobCtx, failure: Exception) -> Finish | None:
+        cancelled = is_cancelled_here() or (run.scope is not None and run.scope.cancel_called)
+        if cancelled or (isinstance(failure, RunCancelled) and ctx.cancel.is_set()):
+            reason = _reason(ctx)
+            return finish_of_error_in_cancelled_run(run.lease.id, failure, reason, run.job.timeout)
+        return finish_of_error(run.lease.id, failure)
+
+    def _failure_after_all(self, error: BaseException, me: int) -> Exception | None:
+        """Return the failure of a handler that raised GeneratorExit, which Python throws only into a task at rest."""
+        if not holds(error, GeneratorExit) or holds(error, KeyboardInterrupt) or not is_running(me):
+            return None
+        crashed = HandlerCrashed("the handler left with GeneratorExit: raise an exception to fail a job")
+        crashed.__cause__ = error
+        return crashed
+
+
+def _reason(ctx: JobCtx) -> CancelReason:
+    """Return why a run was cancelled: as it was told, but a shutdown does not extend a timeout."""
+    told = ctx.cancel.reason
+    if told in (None, CancelReason.SHUTDOWN):
+        return CancelReason.TIMEOUT if anyio.current_time() >= ctx.deadline else CancelReason.SHUTDOWN
+    return told
+
+
+def _same(clean: Context) -> bool:
+    try:
+        return copy_context() == clean
+    except Exception:  # noqa: BLE001 - values that cannot be compared are others than before
+        return False

@@ -73,10 +73,17 @@ def _invoke(contract: Contract) -> _Invoke:
 def _in_thread(call: Callable[[JobCtx, tuple[Any, ...], dict[str, Any]], Any]) -> _Invoke:
     async def invoke(ctx: JobCtx, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # A thread cannot be stopped, so the run ends with it and not before; JobCtx.cancel tells it to hurry. The
-        # output is boxed because trio refuses a bare coroutine from a thread.
-        (output,) = await to_thread.run_sync(
-            lambda: (call(ctx, args, kwargs),), abandon_on_cancel=False, limiter=ctx.site.limiter
-        )
+        # output is boxed because trio refuses a bare coroutine from a thread, and so is GeneratorExit, with which
+        # asyncio would close every coroutine that waits for the thread.
+        def boxed() -> tuple[Any, GeneratorExit | None]:
+            try:
+                return call(ctx, args, kwargs), None
+            except GeneratorExit as exc:
+                return None, exc
+
+        output, left = await to_thread.run_sync(boxed, abandon_on_cancel=False, limiter=ctx.site.limiter)
+        if left is not None:
+            raise left
         return await output if inspect.isawaitable(output) else output
 
     return invoke

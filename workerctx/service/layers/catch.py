@@ -33,9 +33,9 @@ def as_failure(error: BaseException) -> Exception | None:
     error = _alone(error)
     if isinstance(error, Exception):
         return error
-    if _holds(error, KeyboardInterrupt, GeneratorExit):
+    if holds(error, KeyboardInterrupt, GeneratorExit):
         return None
-    if _holds(error, anyio.get_cancelled_exc_class()):
+    if holds(error, anyio.get_cancelled_exc_class()):
         if anyio.current_effective_deadline() == -math.inf:
             return None
         _forget_native_cancel()
@@ -96,8 +96,9 @@ def _alone(error: BaseException) -> BaseException:
     return _alone(members[0]) if len(members) == 1 else error
 
 
-def _holds(error: BaseException, *kinds: type[BaseException]) -> bool:
-    return isinstance(error, kinds) or any(_holds(member, *kinds) for member in _members(error))
+def holds(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """Tell whether the error is one of these kinds, or a group with one of them inside."""
+    return isinstance(error, kinds) or any(holds(member, *kinds) for member in _members(error))
 
 
 def _forget_native_cancel() -> None:

@@ -1,0 +1,90 @@
+"""The settings of a worker loop."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from workerctx.errors import InvalidConfig
+from workerctx.runtime import WorkerConfig
+
+
+def test_defaults_are_valid_and_every_setting_is_documented() -> None:
+    """The defaults pass their own checks, and each field says what it is for."""
+    config = WorkerConfig()
+    assert config.queues == ("default",)
+    assert all(setting.metadata["help"] for setting in WorkerConfig.__attrs_attrs__)
+
+
+def test_durations_and_names_come_in_several_forms() -> None:
+    """Durations are seconds, timedeltas or text; names are sequences or text with commas; doubles are dropped."""
+    config = WorkerConfig(lease_ttl=timedelta(minutes=1), heartbeat="2.5", queues="mail, video,mail", labels=["gpu"])
+    assert (config.lease_ttl, config.heartbeat) == (60.0, 2.5)
+    assert config.queues == ("mail", "video")
+    assert config.labels == ("gpu",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"concurrency": 0}, "concurrency must be at least 1"),
+        ({"concurrency": "many"}, "'many' is not a value for concurrency"),
+        ({"concurrency": 2.5}, "2.5 is not a value for concurrency"),
+        ({"prefetch": -1}, "prefetch"),
+        ({"queues": ""}, "queues must name at least one queue"),
+        ({"queues": ()}, "queues must name at least one queue"),
+        ({"queues": [1]}, "not a value for queues"),
+        ({"queues": "x" * 1000}, "queue"),
+        ({"grace": -1}, "grace"),
+        ({"grace": float("nan")}, "grace"),
+        ({"hard_limit": -1}, "hard_limit"),
+        ({"lease_ttl": 0}, "lease_ttl must be more than 0 seconds"),
+        ({"lease_ttl": float("inf")}, "lease_ttl"),
+        ({"heartbeat": float("nan")}, "heartbeat"),
+        ({"reap_interval": float("inf")}, "reap_interval"),
+        ({"heartbeat": 20.0}, "heartbeat (20.0) must be at most half of lease_ttl (30.0)"),
+        ({"poll_interval": -1}, "poll_interval"),
+        ({"block_warning": 0}, "block_warning"),
+        ({"prefetch_window": 0}, "prefetch_window"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(settings: dict[str, object], part: str) -> None:
+    """Bad settings are one sentence that names the setting."""
+    with pytest.raises(InvalidConfig) as caught:
+        WorkerConfig(**settings)
+    assert part in str(caught.value)
+
+
+def test_all_complaints_come_together() -> None:
+    """Several bad settings are told in one go."""
+    with pytest.raises(InvalidConfig, match=r"concurrency.*; .*grace"):
+        WorkerConfig(concurrency=0, grace=-1)
+
+
+def test_environment_fills_what_was_not_given() -> None:
+    """Every setting can come from the environment; what is given in code wins."""
+    environ = {
+        "WORKERCTX_CONCURRENCY": "7",
+        "WORKERCTX_QUEUES": "a,b",
+        "WORKERCTX_GRACE": "None",
+        "WORKERCTX_LABELS": "",
+        "WORKERCTX_UNKNOWN": "x",
+    }
+    config = WorkerConfig.from_env(environ, queues=["c"], heartbeat=None)
+    assert (config.concurrency, config.queues, config.grace, config.labels) == (7, ("c",), None, ())
+    assert config.heartbeat == WorkerConfig().heartbeat
+
+
+def test_a_bad_environment_names_the_setting() -> None:
+    """A value in the environment that cannot be read is one sentence."""
+    with pytest.raises(InvalidConfig, match="'soon' is not a value for lease_ttl"):
+        WorkerConfig.from_env({"WORKERCTX_LEASE_TTL": "soon"})
+
+
+def test_changed_settings_are_checked_again() -> None:
+    """`with_options` gives a changed copy, checked as a whole."""
+    config = WorkerConfig()
+    assert config.with_options(grace=None).grace is None
+    with pytest.raises(InvalidConfig):
+        config.with_options(concurrency=-1)

@@ -1,0 +1,54 @@
+"""Cancellations that no scope asked for: on asyncio, anybody can cancel a task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from typing import TYPE_CHECKING, Self
+
+import anyio
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@frozen(eq=False)
+class StrayCancels:
+    """The native cancellations of one task that no scope asked for.
+
+    Attributes:
+        pending: Whether there may be one that has not arrived.
+    """
+
+    pending: Callable[[], int]
+
+    @classmethod
+    def of_this_task(cls) -> Self:
+        """Watch the running task."""
+        task = asyncio.current_task() if anyio.get_cancelled_exc_class() is asyncio.CancelledError else None
+        return cls((lambda: 0) if task is None else task.cancelling)
+
+    async def drop(self) -> None:
+        """Take a cancellation that was left behind, unless a scope around this asked for it."""
+        task = asyncio.current_task()
+        if task is None or is_cancelled_here():
+            return
+        while task.uncancel():
+            pass
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+
+def is_cancelled_here() -> bool:
+    """Tell whether a scope that is open here was cancelled."""
+    return anyio.current_effective_deadline() == -math.inf
+
+
+def is_running(task_id: int) -> bool:
+    """Tell whether the task runs this very code; not if its abandoned coroutine is being closed."""
+    try:
+        return anyio.get_current_task().id == task_id
+    except RuntimeError:
+        return False
