@@ -22,7 +22,7 @@ from workerctx.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from workerctx.queue import CompleteLease, EnqueueRequest, JobState, Workflow, connect
+from workerctx.queue import CompleteLease, EnqueueRequest, JobState, ReleaseLease, Workflow, connect
 from workerctx.queue.sqlite import connection as connection_module
 from workerctx.queue.sqlite import migrate
 from workerctx.queue.sqlite.schema import MIGRATIONS
@@ -361,6 +361,20 @@ async def test_a_waiter_wakes_when_a_delayed_job_is_due(storage):
             while (claimed := await storage.jobs.claim("w")) is None:
                 await wakeups.wait()
     assert claimed[0].kind == "a"
+
+
+async def test_an_old_and_the_current_lease_of_a_job_in_one_batch(storage):
+    """Q1: a finish by an old lease is refused and does not spoil that of the lease which holds the job."""
+    await storage.jobs.enqueue(EnqueueRequest("a"))
+    _, old = await storage.jobs.claim("w")
+    await storage.jobs.release(old.id)
+    _, current = await storage.jobs.claim("w")
+    for finish in (ReleaseLease, CompleteLease):
+        outcomes = await storage.jobs.finish_many([CompleteLease(old.id), finish(current.id), finish(current.id)])
+        assert [outcome is None for outcome in outcomes] == [False, True, False]
+        claimed = await storage.jobs.claim("w")
+        current = claimed[1] if claimed else None
+    assert current is None
 
 
 async def test_a_claim_over_unfit_jobs_hands_out_each_job_once(storage):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
@@ -34,7 +34,7 @@ COMPLETE: Final = (
     "AND workerctx_jobs.state = 'running' AND +workerctx_jobs.ns = ?"
 )
 HOLDING: Final = (
-    "SELECT json_group_array(j.seq) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
+    "SELECT json_group_array(json_array(j.seq, j.claim_id)) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
     "WHERE j.seq = json_extract(l.value, '$[0]') AND j.claim_id = json_extract(l.value, '$[1]') "
     "AND j.state = 'running' AND +j.ns = ?"
 )
@@ -81,21 +81,22 @@ def finish_all(tx: Transaction, finishes: Sequence[Finish], began: Collection[st
     if began:
         begin_runs(tx, began)
     outcomes: list[QueueError | None] = [None] * len(finishes)
-    completed: dict[int, tuple[int, CompleteLease]] = {}
-    others: dict[int, tuple[int, Finish]] = {}
+    completed: list[_Ending] = []
+    others: list[_Ending] = []
+    seen: set[str] = set()
     for index, finish in enumerate(finishes):
         try:
             transitions.check_finish(finish)
-            _, seq = split_lease(finish.lease_id)
+            claim_id, seq = split_lease(finish.lease_id)
         except (LeaseLost, InvalidRequest) as exc:
             outcomes[index] = exc
             continue
-        if seq in completed or seq in others:
+        if finish.lease_id in seen:
             outcomes[index] = LeaseLost(finish.lease_id, "it was finished earlier in the same batch")
-        elif isinstance(finish, CompleteLease):
-            completed[seq] = (index, finish)
-        else:
-            others[seq] = (index, finish)
+            continue
+        seen.add(finish.lease_id)
+        ending = _Ending(index, finish, claim_id, seq)
+        (completed if isinstance(finish, CompleteLease) else others).append(ending)
     if completed:
         _complete(tx, completed, outcomes)
     if others:
@@ -103,26 +104,33 @@ def finish_all(tx: Transaction, finishes: Sequence[Finish], began: Collection[st
     return outcomes
 
 
-def _complete(
-    tx: Transaction, completed: dict[int, tuple[int, CompleteLease]], outcomes: list[QueueError | None]
-) -> None:
+class _Ending(NamedTuple):
+    """A finish, its place in the batch, and its lease taken apart."""
+
+    place: int
+    finish: Finish
+    claim_id: str
+    seq: int
+
+
+def _complete(tx: Transaction, completed: Sequence[_Ending], outcomes: list[QueueError | None]) -> None:
     done: list[int] = []
-    for some in chunks(list(completed)):
+    for some in chunks(completed):
         leases = json_text(
             [
-                (seq, split_lease(how.lease_id)[0], how.outputs_json.decode())
-                for seq in some
-                for _, how in [completed[seq]]
+                (ending.seq, ending.claim_id, ending.finish.outputs_json.decode())
+                for ending in some
+                if isinstance(ending.finish, CompleteLease)
             ]
         )
         # Asked before the update: afterwards it could not be told which of the leases had held their jobs.
-        holding = set(tx.array(HOLDING, leases, tx.ns))
+        holding = {(seq, claim_id) for seq, claim_id in tx.array(HOLDING, leases, tx.ns)}
         tx.run(COMPLETE, tx.now, leases, tx.ns)
-        done += [seq for seq in some if seq in holding]
-        for seq in some:
-            if seq not in holding:
-                index, how = completed[seq]
-                outcomes[index] = LeaseLost(how.lease_id)
+        for ending in some:
+            if (ending.seq, ending.claim_id) in holding:
+                done.append(ending.seq)
+            else:
+                outcomes[ending.place] = LeaseLost(ending.finish.lease_id)
     if not done:
         return
     tx.finished = True
@@ -132,20 +140,19 @@ def _complete(
     release_dependants(tx, dict.fromkeys(done, _SUCCEEDED))
 
 
-def _end_otherwise(tx: Transaction, others: dict[int, tuple[int, Finish]], outcomes: list[QueueError | None]) -> None:
-    rows = tx.job_rows(list(others))
+def _end_otherwise(tx: Transaction, others: Sequence[_Ending], outcomes: list[QueueError | None]) -> None:
+    rows = tx.job_rows([ending.seq for ending in others])
     held: list[tuple[JobRow, Finish]] = []
-    for seq, (index, finish) in others.items():
+    for place, finish, claim_id, seq in others:
         row = rows.get(seq)
-        claim_id, _ = split_lease(finish.lease_id)
         if row is None or row.state is not JobState.RUNNING or row.claim_id != claim_id:
-            outcomes[index] = LeaseLost(finish.lease_id)
+            outcomes[place] = LeaseLost(finish.lease_id)
             continue
         if isinstance(finish, ThrottleLease) and finish.scope is not None:
             try:
                 drain(tx, finish.scope, finish.retry_after)
             except UnknownScope as exc:
-                outcomes[index] = exc
+                outcomes[place] = exc
                 continue
         held.append((row, finish))
     changed: list[tuple[int, QueuedJob]] = []
