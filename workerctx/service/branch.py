@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import Factory, define, field
 
-from workerctx.errors import InvalidHandler, LayerOrderWarning, RegistryInUse
+from workerctx.errors import InvalidHandler, InvalidRequest, LayerOrderWarning, RegistryInUse
 from workerctx.queue.request import check_name
 from workerctx.service.handler import FunctionHandler, JobHandler, Place
 from workerctx.service.layers.order import doubts
@@ -18,10 +18,11 @@ from workerctx.service.sync import SyncJobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from workerctx.queue import Storage
+    from workerctx.queue import Schedule, Storage
     from workerctx.service.extract import Scope
     from workerctx.service.layers.base import Layer
     from workerctx.service.options import HandlerOptions
+    from workerctx.service.schedules import Declaration
     from workerctx.service.store import RegistryStore
 
 AnyHandler: TypeAlias = JobHandler[..., Any]
@@ -49,6 +50,7 @@ class Branch:
     own_sync: SyncJobs = field(default=Factory(lambda self: SyncJobs(self.own_store), takes_self=True), init=False)
     _handlers: list[AnyHandler] = field(factory=list["AnyHandler"], init=False)
     _below: list[Branch] = field(factory=list["Branch"], init=False)
+    _declared: list[Declaration] = field(factory=list["Declaration"], init=False)
     _warned: set[tuple[int, int]] = field(factory=set[tuple[int, int]], init=False)
 
     @property
@@ -122,6 +124,23 @@ class Branch:
         self._settle(handler, self.prefix, self.layers)
         self._publish(dict.fromkeys(kinds, handler))
         return handler
+
+    def declare(self, declaration: Declaration) -> None:
+        """Remember a schedule.
+
+        Raises:
+            InvalidRequest: It is not valid, or there is one of its name already.
+            InvalidArguments: Its arguments do not fit the handler's signature.
+        """
+        name = declaration.schedule().name
+        if any(schedule.name == name for schedule in self.root.schedules()):
+            raise InvalidRequest(f"there is a schedule {name!r} already: give one of them another `name=`")
+        self._declared.append(declaration)
+
+    def schedules(self) -> list[Schedule]:
+        """Return the schedules from here down, with the kinds and queues that their handlers have now."""
+        below = [schedule for branch in self._below for schedule in branch.schedules()]
+        return [*(declaration.schedule() for declaration in self._declared), *below]
 
     def include(self, other: Branch, prefix: str) -> None:
         """Take another root in below this branch.

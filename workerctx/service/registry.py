@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, ov
 
 import attrs
 
-from workerctx.queue import JobHandle
+from workerctx.errors import InvalidHandler
+from workerctx.queue import JobHandle, Misfire
 from workerctx.service.branch import AnyHandler, Branch
+from workerctx.service.handler import JobHandler
 from workerctx.service.options import HandlerOptions, as_tuple
 from workerctx.service.router import Router, as_router
+from workerctx.service.schedules import Declaration
 from workerctx.service.store import URL_VARIABLE, RegistryStore
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from workerctx.lifecycle import WorkerContext
-    from workerctx.queue import EnqueueOutcome, EnqueueRequest, RetryPolicy, Storage
+    from workerctx.queue import EnqueueOutcome, EnqueueRequest, RetryPolicy, Schedule, Storage
     from workerctx.service.handler import FunctionHandler
     from workerctx.service.jobctx import JobCtx
     from workerctx.service.layers.base import Layer
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+H = TypeVar("H", bound=JobHandler[..., Any])
 
 
 class JobRegistry:
@@ -95,6 +99,52 @@ class JobRegistry:
             InvalidHandler: Both have a handler for the same kind.
         """
         self.branch.include(other.branch, prefix)
+
+    def schedule(
+        self,
+        cron: str | None = None,
+        *,
+        every: Seconds | None = None,
+        tz: str = "UTC",
+        misfire: Misfire = Misfire.ONE,
+        name: str | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Callable[[H], H]:
+        """Return a decorator that enqueues a handler's job again and again; put it above ``@jobs.register``.
+
+        Workers of this registry declare the schedule when they start and fire it, each tick once in the cluster.
+
+        Args:
+            cron: A cron expression of 5 fields, or of 6 with the seconds first, read in `tz`; or
+            every: Seconds between two ticks.
+            tz: An IANA time zone; daylight saving follows Debian's cron.
+            misfire: What becomes of ticks that nobody was there to see: skip, one job for all of them, or all.
+            name: Of the schedule, unique in the store; None takes the handler's kind.
+            args: Positional arguments of each job.
+            kwargs: Keyword arguments of each job.
+
+        Raises:
+            InvalidHandler: What is decorated is no handler.
+            InvalidRequest: The expression, the zone or the interval is not valid, or the name is taken.
+            InvalidArguments: The arguments do not fit the handler's signature.
+        """
+
+        def declare(handler: H) -> H:
+            if not isinstance(handler, JobHandler):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers exist
+                raise InvalidHandler(
+                    f"a schedule needs a handler, not {handler!r}: put @jobs.schedule(...) above @jobs.register"
+                )
+            declared = Declaration(handler, cron, every, tz, misfire, name, tuple(args), dict(kwargs or {}))
+            self.branch.declare(declared)
+            return handler
+
+        return declare
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The declared schedules, those of included registries among them."""
+        return tuple(self.branch.schedules())
 
     # The store ----------------------------------------------------------------
 
