@@ -12,7 +12,7 @@ from workerctx.queue import JobState
 if TYPE_CHECKING:
     from workerctx.queue import QueuedJob
 
-COLUMNS: Final = ("ID", "KIND", "QUEUE", "STATE", "RUNS", "PRIORITY", "CREATED", "WHEN")
+COLUMNS: Final = ("ID", "KIND", "QUEUE", "STATE", "RUNS", "PRIO", "WHEN")
 
 _RAW: Final = frozenset({"payload_json", "result_json"})
 
@@ -33,7 +33,6 @@ def row(job: QueuedJob) -> tuple[str, ...]:
         job.state.value,
         f"{job.attempt}/{job.max_attempts}",
         str(job.priority),
-        local_time(job.created_at),
         _when(job),
     )
 

@@ -18,9 +18,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_UNLIMITED: Final = 100_000
-"""Columns of a pipe or file: wide enough that nothing is cut or wrapped."""
-
 _UNITS: Final = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
@@ -36,32 +33,33 @@ class Output:
 
     def document(self, value: Any) -> None:
         """Print the one JSON document of a command; keys that are enums become their values."""
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-        _console().print(Text(text), soft_wrap=True)
+        self.line(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table; its first column, the name or id, is never cut."""
+        """Print a table: fitted to a terminal, and with nothing cut or wrapped for a pipe or file."""
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            self._aligned([columns, *rows])
+            return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for number, column in enumerate(columns):
             table.add_column(column, no_wrap=number == 0, overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
-        _console().print(table)
+        console.print(table)
 
     def line(self, text: str) -> None:
         """Print a line of the result."""
-        _console().print(Text(text), soft_wrap=True)
+        print(text)  # noqa: T201 - a command's output
 
     def note(self, text: str) -> None:
         """Say something about the result."""
-        Console(stderr=True, highlight=False).print(Text(text), soft_wrap=True)
+        print(text, file=sys.stderr)  # noqa: T201 - a command's output
 
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _UNLIMITED
-    return console
+    def _aligned(self, rows: Sequence[Sequence[str]]) -> None:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def complain(error: Exception | str, status: int) -> int:

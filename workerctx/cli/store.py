@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import unquote
@@ -119,8 +120,13 @@ def on_store(
 def guarded(work: Callable[[], int]) -> int:
     """Return the exit status of `work`: 1 if it failed, 2 if what was asked for makes no sense."""
     try:
-        return work()
+        status = work()
+        sys.stdout.flush()
     except (CommandError, InvalidRequest, RegistryNotOpen) as exc:
         return complain(exc, 2)
     except WorkerError as exc:
         return complain(exc, 1)
+    except BrokenPipeError:  # whoever read it has seen enough; what is left must not meet the closed pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status

@@ -1,8 +1,11 @@
 """Listing, showing and steering jobs."""
 
+import re
+import time
+
 import pytest
 
-from workerctx.queue import JobError, JobState
+from workerctx.queue import EnqueueRequest, JobError, JobState
 
 
 @pytest.fixture
@@ -30,10 +33,18 @@ def test_a_table_for_people(cli, add):
     assert ran.err == ""
 
 
+def test_a_terminal_gets_a_table_that_fits(cli, add, monkeypatch):
+    """On a narrow terminal cells are wrapped, but never an id."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "70")
+    job_id = add("a-kind-with-a-very-long-name-" * 5)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", cli("jobs", "list").out).splitlines()
+    assert max(map(len, lines)) <= 70
+    assert any(line.startswith(job_id) for line in lines)
+
+
 def test_times_are_local_in_tables_and_numbers_in_json(cli, add, job, monkeypatch):
     """Tables show ISO times with the offset of the zone of this machine, JSON shows seconds since the epoch."""
-    import time
-
     monkeypatch.setenv("TZ", "IST-5:30")
     time.tzset()
     try:
@@ -92,8 +103,6 @@ def test_pages(cli, add):
 
 def test_all_goes_beyond_one_page(cli, on):
     """--all lists more jobs than the store hands out at once."""
-    from workerctx.queue import EnqueueRequest
-
     on(lambda storage: storage.jobs.enqueue_bulk([EnqueueRequest("n") for _ in range(1201)]))
     assert len(cli("jobs", "list", "--all", "--json").json["jobs"]) == 1201
 
@@ -238,8 +247,6 @@ def test_nothing_that_fits(cli):
 
 def test_many_jobs_at_once(cli, on):
     """Hundreds of jobs are cancelled, and only ten of them are named beforehand."""
-    from workerctx.queue import EnqueueRequest
-
     on(lambda storage: storage.jobs.enqueue_bulk([EnqueueRequest("n") for _ in range(250)]))
     ran = cli("jobs", "cancel", "--kind", "n", "--yes")
     assert (ran.status, len(ran.out.splitlines())) == (0, 250)

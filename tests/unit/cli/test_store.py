@@ -126,6 +126,15 @@ def test_the_module_is_the_program(here):
     assert (missing.returncode, missing.stdout) == (1, "")
 
 
+def test_a_reader_that_has_seen_enough(here):
+    """A closed pipe, as `| head` leaves it, ends the command without a word."""
+    run = [sys.executable, "-m", "workerctx", "migrate", "--storage", "sqlite:///jobs.db"]
+    program = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait(60)) == (b"", 1)
+    program.stderr.close()
+
+
 def test_every_group_has_help(command):
     """Each command answers --help."""
     for name in ("jobs", "workers", "queues", "schedules", "workflows", "enqueue", "prune", "migrate", "worker"):

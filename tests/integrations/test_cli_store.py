@@ -1,0 +1,161 @@
+"""The command line beside a real worker process: words from another process, and why a job is not running."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define
+
+from workerctx.cli import app
+
+APP = """
+import anyio
+from workerctx import JobRegistry
+
+jobs = JobRegistry("sqlite:///jobs.db")
+
+@jobs.register
+async def greet(name: str) -> str:
+    return f"hello {name}"
+
+@jobs.register
+async def hold() -> None:
+    await anyio.sleep_forever()
+"""
+PROGRAM = (sys.executable, "-m", "workerctx")
+PATIENCE = 30.0
+
+
+@define
+class Place:
+    """A folder with an application, its store, and one worker of it."""
+
+    folder: Path
+    environment: dict[str, str]
+    worker: subprocess.Popen[bytes]
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as a process of its own."""
+        return subprocess.run(
+            [*PROGRAM, *words], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+
+    def ask(self, *words: str) -> Any:
+        """The JSON document of a command that succeeds, run in this process because it is asked so often."""
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+            app([*words, "--json", "--storage", f"sqlite:///{self.folder}/jobs.db"])
+        assert ended.value.code == 0
+        return json.loads(printed.getvalue())
+
+    def until(self, holds: Callable[[], Any]) -> None:
+        """Ask again until it holds, for a bounded time and while the worker lives."""
+        give_up = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < give_up, (self.folder / "worker.log").read_text()
+            assert self.worker.poll() is None, (self.folder / "worker.log").read_text()
+            time.sleep(0.02)
+
+    def workers(self) -> list[dict[str, Any]]:
+        return self.ask("workers", "list")["workers"]
+
+    def reasons(self, job_id: str) -> list[str]:
+        return [reason["code"] for reason in self.ask("jobs", "explain", job_id)["reasons"]]
+
+    def state(self, job_id: str) -> str:
+        return self.ask("jobs", "show", job_id)["state"]
+
+    def enqueue(self, *words: str) -> str:
+        added = self.call("enqueue", *words)
+        assert added.returncode == 0, added.stderr
+        return added.stdout.strip()
+
+
+@pytest.fixture
+def place(tmp_path) -> Iterator[Place]:
+    """A worker that serves the queue `default` with one slot, heard of ten times a second."""
+    (tmp_path / "store_app.py").write_text(APP, encoding="utf-8")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("WORKERCTX_")}
+    environment = {**bare, "WORKERCTX_APP": "store_app:jobs", "PYTHONUNBUFFERED": "1"}
+    with (tmp_path / "worker.log").open("wb") as log:
+        worker = subprocess.Popen(
+            [*PROGRAM, "worker", "store_app:jobs", "-c", "1"],
+            cwd=tmp_path,
+            env={**environment, "WORKERCTX_HEARTBEAT": "0.1", "WORKERCTX_GRACE": "5"},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            here = Place(tmp_path, environment, worker)
+            here.until((tmp_path / "jobs.db").exists)
+            here.until(here.workers)
+            yield here
+        finally:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGKILL)
+            worker.wait(PATIENCE)
+
+
+def test_a_worker_is_paused_resumed_and_stopped_from_another_process(place):
+    """A paused worker claims nothing, and explain says so; resumed it does the job; stopped it ends with status 0."""
+    (worker,) = place.workers()
+    assert (worker["pid"], worker["live"]) == (place.worker.pid, True)
+
+    assert place.call("workers", "pause", worker["id"]).returncode == 0
+    place.until(lambda: place.workers()[0]["state"] == "paused")
+    job_id = place.enqueue("greet", '{"name": "you"}')
+    assert place.reasons(job_id) == ["workers_not_claiming"]
+
+    assert place.call("workers", "resume", worker["id"]).returncode == 0
+    place.until(lambda: place.state(job_id) == "succeeded")
+    assert place.ask("jobs", "show", job_id)["result"] == "hello you"
+
+    assert place.call("workers", "stop", "--all").returncode == 0
+    assert place.worker.wait(PATIENCE) == 0
+    assert place.workers() == []
+    assert place.reasons(place.enqueue("greet", '{"name": "me"}')) == ["no_worker"]
+
+
+def test_jobs_that_a_live_worker_cannot_take(place):
+    """Q6: an unknown kind, a missing label and a queue that is not served are told apart, beside a live worker."""
+    store = ("--storage", "sqlite:///jobs.db")
+    assert place.reasons(place.enqueue("unheard_of", *store)) == ["unknown_kind"]
+    assert place.reasons(place.enqueue("hold", "--label", "gpu")) == ["missing_labels"]
+    assert place.reasons(place.enqueue("hold", "--queue", "elsewhere")) == ["queue_unserved"]
+    refused = place.call("enqueue", "greet", '{"nome": "typo"}')
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
+def test_a_busy_worker_and_a_job_that_is_cancelled_on_it(place):
+    """The job that runs names its worker, the one behind it the busy slot; a cancel reaches the running handler."""
+    held = place.enqueue("hold")
+    place.until(lambda: place.state(held) == "running")
+    explained = place.ask("jobs", "explain", held)["reasons"]
+    assert [reason["code"] for reason in explained] == ["running"]
+    assert f"process {place.worker.pid}" in explained[0]["text"]
+
+    waiting = place.enqueue("greet", '{"name": "you"}')
+    place.until(lambda: place.reasons(waiting) == ["slots_busy"])
+    assert place.call("jobs", "cancel", held).stdout == f"told to stop {held}\n"
+    place.until(lambda: place.state(held) == "cancelled")
+    place.until(lambda: place.state(waiting) == "succeeded")
+
+
+def test_a_queue_is_held_back_for_a_running_worker(place):
+    """Q7: a worker claims nothing from a queue that another process paused, until it is resumed."""
+    assert place.call("queues", "pause", "default", "--for", "1h").returncode == 0
+    job_id = place.enqueue("greet", '{"name": "you"}')
+    assert place.reasons(job_id) == ["queue_paused"]
+    assert place.call("queues", "resume", "default").returncode == 0
+    place.until(lambda: place.state(job_id) == "succeeded")
