@@ -122,11 +122,15 @@ class WorkerLifespan:
             async with anyio.create_task_group() as tasks:
                 try:
                     await tasks.start(_live, context, chain)
-                    yield {context.name: context}
                 except Exception as exc:  # noqa: BLE001 - raised below, outside of the task group, which would wrap it
                     failure = exc
-                    context.fail(exc)
-                context.stop("the application shuts down")
+                else:
+                    try:
+                        yield {context.name: context}
+                    except Exception as exc:  # noqa: BLE001 - likewise
+                        failure = exc
+                        context.fail(exc)
+                    context.stop("the application shuts down")
             if failure is not None:
                 raise failure
             await context

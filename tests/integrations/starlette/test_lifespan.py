@@ -90,6 +90,15 @@ async def test_a_context_that_has_lived_is_refused():
             pass
 
 
+async def test_a_context_that_runs_elsewhere_is_refused_and_goes_on():
+    """H3: a context that somebody else has entered is not the lifespan's to run, and is left alone."""
+    async with WorkerContext("web") as ctx:
+        with pytest.raises(InvalidTransition, match="cannot enter worker 'web' while it is running"):
+            async with worker_lifespan(ctx)():
+                pass
+        assert ctx.is_running
+
+
 async def test_a_context_that_was_stopped_before_the_start_up_lets_the_server_end():
     """H4: a signal that came before the application was up is no error: the server sees it too and ends."""
     ctx = WorkerContext("web")
