@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from workerctx.lifecycle.carried import CarriesData
+    from workerctx.lifecycle.events import Event
     from workerctx.lifecycle.shutdown import Shutdown
 
 T = TypeVar("T")
@@ -56,8 +57,8 @@ class WorkerContext(WorkerControl):
     Raises:
         ValueError: a negative `grace`, or a `max_tasks` below 1.
 
-    Threads: every sync method but `track`, `spawn` and `child` may be called from any thread, from another event loop
-        and from a signal handler. Listeners run on the worker's own loop: that of `start` or ``async with``.
+    Threads: every sync method but `track`, `spawn`, `child` and `tell` may be called from any thread, from another
+        event loop and from a signal handler. Listeners run on the worker's own loop: that of `start` or ``async with``.
     """
 
     def __init__(
@@ -206,6 +207,19 @@ class WorkerContext(WorkerControl):
         """
         return self._shell.bounding(scope)
 
+    # Telling
+
+    def hears(self, event_type: type[Event]) -> bool:
+        """Tell whether anybody listens for events of this type; if not, there is no need to make one."""
+        return self._shell.outbox.audience(event_type)
+
+    def tell(self, event: Event) -> None:
+        """Do `emit` where there are very many events: without the search for the worker's event loop.
+
+        Threads: the worker's event loop only, and no signal handler.
+        """
+        self._shell.outbox.send(event)
+
     # Waiting
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -276,7 +290,7 @@ class WorkerContext(WorkerControl):
         if shell.outbox.home is not None and shell.outbox.home.native is not here.native:
             raise shell.machine.refuse("enter", "it was started on another event loop, so enter it there")
         shell.outbox.home = here
-        shell.host = Host(self, shell)
+        shell.host = Host(self, shell, here)
         self._hosting = shell.host.run()
         await self._hosting.__aenter__()
         return self

@@ -134,6 +134,8 @@ class Outbox:
     """The loop on which listeners run; None before there is one."""
     listeners: tuple[Listener, ...] = field(default=(), init=False)
     """In delivery order; replaced as a whole, so a delivery in progress keeps the tuple it began with."""
+    _heard: dict[type[events.Event], bool] = field(factory=dict[type[events.Event], bool], init=False)
+    """Whether one of the listeners wants a type of event, as far as that was asked; replaced when they change."""
     _queue: deque[Iterator[events.Event]] = field(factory=deque["Iterator[events.Event]"], init=False)
     _turn: list[None] = field(factory=lambda: [None], init=False)
     _changing: threading.RLock = field(factory=threading.RLock, init=False)
@@ -141,12 +143,12 @@ class Outbox:
     def add(self, listener: Listener, *, in_front: bool) -> None:
         """Connect a listener."""
         with self._changing:
-            self.listeners = (listener, *self.listeners) if in_front else (*self.listeners, listener)
+            self._change((listener, *self.listeners) if in_front else (*self.listeners, listener))
 
     def remove(self, listener: Listener) -> None:
         """Disconnect a listener, if it is connected."""
         with self._changing:
-            self.listeners = tuple(other for other in self.listeners if other is not listener)
+            self._change(tuple(other for other in self.listeners if other is not listener))
         if listener.mailbox is not None:
             listener.mailbox.close()
 
@@ -154,7 +156,7 @@ class Outbox:
         """Disconnect the async listeners, whom nobody serves any more; how many events they had not taken."""
         with self._changing:
             gone = [listener for listener in self.listeners if listener.mailbox is not None]
-            self.listeners = tuple(listener for listener in self.listeners if listener.mailbox is None)
+            self._change(tuple(listener for listener in self.listeners if listener.mailbox is None))
         return sum(len(listener.mailbox or ()) for listener in gone)
 
     def reset(self, *, silent: bool) -> None:
@@ -162,14 +164,18 @@ class Outbox:
         self._changing = threading.RLock()
         self._turn = [None]
         if silent:
-            self.listeners = ()
+            self._change(())
             self._queue = deque()
 
     def audience(self, event_type: type[events.Event]) -> bool:
         """Tell whether anybody wants events of this type."""
-        if any(signal.receivers for signal in _signals_of(event_type)):
+        if worker_event.receivers:
             return True
-        return any(listener.hears(event_type) for listener in self.listeners)
+        heard = self._heard  # taken before the listeners are: an answer that is out of date goes with it
+        wanted = heard.get(event_type)
+        if wanted is None:
+            wanted = heard[event_type] = any(listener.hears(event_type) for listener in self.listeners)
+        return wanted or (event_type in TRANSITION_SIGNALS and bool(TRANSITION_SIGNALS[event_type].receivers))
 
     def send(self, event: events.Event) -> None:
         """Deliver one event.
@@ -213,6 +219,10 @@ class Outbox:
                 raise crash
         finally:
             del crash
+
+    def _change(self, listeners: tuple[Listener, ...]) -> None:
+        self.listeners = listeners
+        self._heard = {}
 
     def _deliver_posted(self) -> None:
         try:

@@ -19,6 +19,7 @@ from attrs import define, field
 from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, FailLease
 from workerctx.runtime.desk import Run
+from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
 from workerctx.runtime.outcome import describe
 from workerctx.runtime.persist import keep_on
 
@@ -182,6 +183,8 @@ class Exchange:
         arrived = anyio.current_time()
         for job, lease in claimed:
             desk.put(Run(job, lease, arrived, at_once))
+        if claimed and self._context.hears(JobsClaimed):
+            self._context.tell(JobsClaimed(number=len(claimed)))
         self._look |= len(claimed) >= wanted > 0
         self._note_idle(asked=bool(wanted))
 
@@ -224,6 +227,7 @@ class Exchange:
     def _refused(self, finish: Finish, error: QueueError) -> None:
         if isinstance(error, LeaseLost):
             _log.warning("worker %r finished a job too late, its outcome was not taken: %s", self._context.name, error)
+            self._context.emit(JobLost(lease_id=finish.lease_id, after_run=True))
             return
         _log.error("worker %r could not store the outcome %r: %s", self._context.name, finish, error)
         plain = isinstance(finish, FailLease) and finish.delay is None
@@ -236,10 +240,12 @@ class Exchange:
             _log.warning("worker %r cannot reach its store and tries again", self._context.name, exc_info=error)
         self._failures += 1
         self._context.mark_unready(f"the store fails: {error}")
+        self._context.emit(StoreFailed(error=error, failures=self._failures))
         await anyio.sleep(seconds)
 
     def _recovered(self) -> None:
-        if self._failures:
-            _log.warning("worker %r reaches its store again after %d failures", self._context.name, self._failures)
-            self._failures = 0
+        failures, self._failures = self._failures, 0
         self._context.mark_ready()
+        if failures:
+            _log.warning("worker %r reaches its store again after %d failures", self._context.name, failures)
+            self._context.emit(StoreRecovered(failures=failures))

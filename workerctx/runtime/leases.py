@@ -19,7 +19,7 @@ from attrs import define, field
 from workerctx.lifecycle.home import Home
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue import CancelReason
-from workerctx.runtime.events import LoopBlocked
+from workerctx.runtime.events import JobLost, LoopBlocked, LoopLag
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -115,6 +115,7 @@ class LeaseKeeper:
             run = self._desk.cancel(lease_id, reason)
             if run is not None and reason is CancelReason.LEASE_LOST:
                 _log.warning("worker %r lost the lease of job %s; its run is cancelled", self._context.name, run.job.id)
+                self._context.emit(JobLost(lease_id=lease_id, after_run=False))
 
     def _feel_pulse(self) -> None:
         now = time.monotonic()
@@ -138,6 +139,8 @@ class LeaseKeeper:
     def _answer(self) -> None:
         seconds = time.monotonic() - self._pulse
         self._asked = False
+        if self._context.hears(LoopLag):
+            self._context.emit(LoopLag(seconds=seconds))
         if self._blocked_at is not None:
             self._context.emit(LoopBlocked(seconds=seconds, stack=self._blocked_at))
             self._blocked_at = None

@@ -6,14 +6,29 @@ import traceback
 from typing import TYPE_CHECKING, Final
 
 from workerctx.errors import Abort, RetryAfter, RunCancelled, Snooze, Throttled
-from workerctx.queue import CancelReason, FailLease, JobError, ReleaseLease, SnoozeLease, ThrottleLease
+from workerctx.queue import (
+    CancelReason,
+    CompleteLease,
+    FailLease,
+    JobError,
+    ReleaseLease,
+    SnoozeLease,
+    ThrottleLease,
+)
+from workerctx.runtime.events import JobOutcome
 
 if TYPE_CHECKING:
-    from workerctx.queue import Finish
+    from workerctx.queue import Finish, QueuedJob
 
 VERDICTS: Final = (Abort, RetryAfter, Snooze, Throttled)
 """What a handler raises or returns to say how its job goes on."""
 
+_WORDS: Final[dict[type[Finish], JobOutcome]] = {
+    CompleteLease: JobOutcome.SUCCEEDED,
+    ReleaseLease: JobOutcome.RELEASED,
+    SnoozeLease: JobOutcome.SNOOZED,
+    ThrottleLease: JobOutcome.THROTTLED,
+}
 _NOT_THE_HANDLERS_FAULT: Final = (CancelReason.SHUTDOWN, CancelReason.QUEUE_PAUSED, CancelReason.LEASE_LOST)
 _MAX_FRAMES: Final = 30
 _MAX_TRACEBACK: Final = 8000
@@ -57,6 +72,17 @@ def finish_of_cancellation(lease_id: str, reason: CancelReason, timeout: float |
             return FailLease(lease_id, JobError("TimeoutError", f"the run took longer than {timeout:g} seconds"))
         case CancelReason.USER:
             return FailLease(lease_id, JobError("Cancelled", "cancelled while it was running"), retryable=False)
+
+
+def outcome_of(job: QueuedJob, finish: Finish | None, reason: CancelReason | None) -> JobOutcome:
+    """Say in one word what becomes of a job, given what its store is told and why its run was cancelled, if it was."""
+    if finish is None:
+        return JobOutcome.LOST
+    if reason is CancelReason.USER and not isinstance(finish, CompleteLease):
+        return JobOutcome.CANCELLED
+    if isinstance(finish, FailLease):
+        return JobOutcome.FAILED if finish.retryable and job.attempt < job.max_attempts else JobOutcome.DEAD
+    return _WORDS[type(finish)]
 
 
 def describe(error: BaseException) -> JobError:

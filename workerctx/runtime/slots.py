@@ -13,13 +13,15 @@ import anyio.lowlevel
 from attrs import define, field
 
 from workerctx.errors import HandlerCrashed, NotAccepting, RunCancelled, WorkerError
-from workerctx.queue import CancelReason, CompleteLease, ReleaseLease
+from workerctx.queue import CancelReason, CompleteLease, FailLease, ReleaseLease
 from workerctx.runtime.boot import slot_numbers
+from workerctx.runtime.events import JobFinished
 from workerctx.runtime.outcome import (
     VERDICTS,
     finish_of_cancellation,
     finish_of_error,
     finish_of_error_in_cancelled_run,
+    outcome_of,
 )
 from workerctx.runtime.strays import StrayCancels, is_cancelled_here, is_running
 from workerctx.service import JobCtx
@@ -122,6 +124,23 @@ class Slots:
                 raise  # the whole worker is being cancelled, and the job is given back
         finally:
             self._desk.finish(run, finish)
+            if self._context.hears(JobFinished):
+                self._tell(run, ctx, finish)
+
+    def _tell(self, run: Run, ctx: JobCtx, finish: Finish | None) -> None:
+        job, seconds = run.job, time.perf_counter() - run.began_at
+        # Due to claimed by the store's clock, claimed to begun by ours.
+        waited = max(0.0, run.lease.granted_at - job.run_at)
+        waited += max(0.0, anyio.current_time() - run.claimed_at - seconds)
+        self._context.tell(
+            JobFinished(
+                job=job,
+                outcome=outcome_of(job, finish, ctx.cancel.reason),
+                error=finish.error if isinstance(finish, FailLease) else None,
+                seconds=seconds,
+                waited=waited,
+            )
+        )
 
     async def _attempt(self, run: Run, ctx: JobCtx, handler: AnyHandler) -> Finish:
         tenant = run.job.tenant_id
