@@ -9,11 +9,15 @@ def main() -> None:
     """Run the command line, or say which extra it needs."""
     try:
         from workerctx.cli import app
+        from workerctx.cli.ending import bound_exit
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] not in {"cyclopts", "rich", "watchfiles"}:
             raise
         sys.exit("workerctx's command line needs the 'cli' extra: pip install 'workerctx[cli]'")
-    app()
+    try:
+        app()
+    finally:
+        bound_exit()
 
 
 if __name__ == "__main__":
