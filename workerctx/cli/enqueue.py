@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from workerctx.cli.store import StoreOptions, on_store
+from workerctx.cli.store import StoreOptions, guarded, on_store
 from workerctx.cli.values import Duration, Moment, parse_headers
 from workerctx.errors import CommandError
 from workerctx.queue import EnqueueRequest, decode_json, encode_json
@@ -79,20 +79,27 @@ def enqueue(
         "depends_on": depends_on,
         "required_labels": label,
     }
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     store = store or StoreOptions()
 
-    async def run(storage: Storage, out: Output) -> int:
-        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if header:
-            options["headers"] = parse_headers(header)
+    def check_and_add() -> int:
         if delay is not None and at is not None:
             raise CommandError("pass either --delay or --at: both say when the job is due")
+        if header:
+            options["headers"] = parse_headers(header)
         registry = store.registry()
         value = _decode(payload)
         if registry is None:
             request = EnqueueRequest(kind, value, **options)
         else:
             request = _checked(registry, kind, {} if value is None else value).with_options(**options)
+        return _add(request, store)
+
+    return guarded(check_and_add)
+
+
+def _add(request: EnqueueRequest, store: StoreOptions) -> int:
+    async def run(storage: Storage, out: Output) -> int:
         outcome = await storage.jobs.enqueue(request)
         if out.as_json:
             out.document(outcome)

@@ -104,17 +104,22 @@ def on_store(
     options = options or StoreOptions()
     out = Output(options.json)
 
-    async def run() -> int:
-        url = options.url()
-        file = sqlite_file(url)
-        if file is not None and not file.exists():
-            if not creates:
-                raise CommandError(f"there is no file {file}: check the path, or make it with `workerctx migrate`")
-            out.note(f"made {file}")
+    async def run(url: str) -> int:
         async with connect(url) as storage:
             return await command(storage, out)
 
-    return guarded(lambda: anyio.run(run))
+    def open_and_run() -> int:
+        url = options.url()
+        file = sqlite_file(url)
+        is_new = file is not None and not file.exists()
+        if is_new and not creates:
+            raise CommandError(f"there is no file {file}: check the path, or make it with `workerctx migrate`")
+        status = anyio.run(run, url)
+        if is_new:
+            out.note(f"made {file}")
+        return status
+
+    return guarded(open_and_run)
 
 
 def guarded(work: Callable[[], int]) -> int:

@@ -63,6 +63,8 @@ def test_looking_makes_no_file(command, here):
     ran = command("jobs", "list", "--storage", "sqlite:///typo.db")
     assert ran.status == 2
     assert "there is no file typo.db" in ran.err
+    refused = command("enqueue", "mail", "{", "--storage", "sqlite:///typo.db")
+    assert refused.status == 2
     assert not (here / "typo.db").exists()
     ran = command("enqueue", "mail", "--storage", "sqlite:///new.db")
     assert (ran.status, ran.err) == (0, "made new.db\n")
