@@ -33,6 +33,17 @@ def test_a_table_for_people(cli, add):
     assert ran.err == ""
 
 
+def test_the_time_that_matters(cli, on, add):
+    """A waiting job shows when it is due, a running one since when, an ended one when; a blocked one has none."""
+    ended, running = add("ended", priority=2), add("running", priority=1)
+    add("blocked", depends_on=[running])
+    add("waiting", delay=60)
+    on(lambda storage: storage.jobs.cancel(ended))
+    on(lambda storage: storage.jobs.claim("w1"))
+    rows = {row.split()[1]: row.split()[6] for row in cli("jobs", "list").out.splitlines()[1:]}
+    assert rows == {"ended": "ended", "running": "since", "blocked": "-", "waiting": "due"}
+
+
 def test_a_terminal_gets_a_table_that_fits(cli, add, monkeypatch):
     """On a narrow terminal cells are wrapped, but never an id."""
     monkeypatch.setenv("FORCE_COLOR", "1")

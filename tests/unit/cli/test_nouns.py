@@ -98,6 +98,12 @@ def test_queues_are_listed(cli, add, worker):
     assert (documents["served"]["workers"], documents["images"]["workers"]) == (1, 0)
 
 
+def test_no_queue(cli):
+    """An empty list is no failure."""
+    assert cli("queues", "list").err == "there is no queue yet\n"
+    assert cli("queues", "list", "--json").json == {"queues": []}
+
+
 def test_a_queue_is_held_back(cli, on, add):
     """Q7: nobody claims from a paused queue until it is resumed; a pause can end by itself."""
     add()
@@ -181,6 +187,7 @@ def test_a_workflow_is_cancelled_and_cleared(cli, add, job):
     assert job(first).state is JobState.QUEUED
     assert cli("workflows", "cancel", "w", "--yes").out.startswith("cancelled 1 job")
     assert (job(first).state, job(add(workflow_id="w")).state) == (JobState.CANCELLED, JobState.CANCELLED)
+    assert cli("workflows", "cancel", "w", "--yes", "--json").json == {"cancelled": 0}
     assert cli("workflows", "clear", "w").out == "cleared w\n"
     assert job(add(workflow_id="w")).state is JobState.QUEUED
 

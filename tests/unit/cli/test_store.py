@@ -7,6 +7,9 @@ import sys
 import pytest
 
 from workerctx.cli import app
+from workerctx.queue.sqlite.schema import MIGRATIONS
+
+CURRENT = len(MIGRATIONS)
 
 
 @pytest.fixture
@@ -82,12 +85,21 @@ def test_a_store_that_cannot_be_opened(command, here):
 def test_migrate_says_the_version(command, here):
     """Q15: the tables are made once; a second time nothing changes, and it is said."""
     ran = command("migrate", "--storage", "sqlite:///jobs.db")
-    assert (ran.status, ran.out) == (0, "jobs.db has got tables of schema version 1\n")
+    assert (ran.status, ran.out) == (0, f"jobs.db has got tables of schema version {CURRENT}\n")
     ran = command("migrate", "--storage", "sqlite:///jobs.db")
-    assert (ran.status, ran.out) == (0, "jobs.db has schema version 1 already\n")
+    assert (ran.status, ran.out) == (0, f"jobs.db has schema version {CURRENT} already\n")
     ran = command("migrate", "--storage", "sqlite:///jobs.db", "--json")
-    assert ran.json == {"before": 1, "after": 1}
+    assert ran.json == {"before": CURRENT, "after": CURRENT}
     assert command("migrate", "--storage", "memory://x").out == "the store could be opened, and is up to date\n"
+
+
+def test_migrate_brings_old_tables_up_to_date(command, here, monkeypatch):
+    """Q15: tables of an older release are changed, and both versions are said."""
+    command("migrate", "--storage", "sqlite:///jobs.db")
+    monkeypatch.setattr("workerctx.queue.sqlite.schema.MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE newer (a)",)))
+    monkeypatch.setattr("workerctx.cli.migrate.MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE newer (a)",)))
+    ran = command("migrate", "--storage", "sqlite:///jobs.db")
+    assert (ran.status, ran.out) == (0, f"jobs.db was brought from schema version {CURRENT} to {CURRENT + 1}\n")
 
 
 def test_migrate_refuses_a_newer_schema(command, here):
