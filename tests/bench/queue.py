@@ -104,18 +104,20 @@ async def _batches(report: Report, folder: Path, count: int) -> None:
         return done / (perf_counter() - started)
 
     rates: dict[str, list[float]] = {"ours": [], "raw": [], "together": []}
-    for turn in range(3):
+    for turn in range(7):
         path = folder / f"batches{turn}.db"
         async with connect(f"sqlite:///{path}") as storage:
             for name, measure in (("ours", ours), ("together", together)):
-                await storage.jobs.enqueue_bulk(_requests(count // 3))
+                await storage.jobs.enqueue_bulk(_requests(count // 7))
                 rates[name].append(await measure(storage))
-            await storage.jobs.enqueue_bulk(_requests(count // 3))
+            await storage.jobs.enqueue_bulk(_requests(count // 7))
         rates["raw"].append(_raw_loop(path))
     median = {name: statistics.median(values) for name, values in rates.items()}
     report.line("raw sqlite3 loop, claim 100 / complete 100, same statements", median["raw"], "jobs/s")
     report.line("claim_many(100) / finish_many(100)", median["ours"], "jobs/s")
-    report.line("  of the raw loop", median["ours"] / median["raw"], "x", ">= 0.6")
+    # Each round beside its own raw loop: the disk has moods that last longer than a round.
+    ratios = [ours / raw for ours, raw in zip(rates["ours"], rates["raw"], strict=True)]
+    report.line("  of the raw loop", statistics.median(ratios), "x", ">= 0.6")
     report.line("finish_and_claim(100, 100)", median["together"], "jobs/s")
 
 
