@@ -29,6 +29,7 @@ from workerctx.runtime.leases import LeaseKeeper
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
+from workerctx.runtime.schedule import Ticker
 from workerctx.runtime.slots import Slots, TenantScopeProvider
 from workerctx.service import DataMap, Site
 
@@ -241,6 +242,7 @@ class WorkerLoop(AsyncContextManagerMixin):
                 exchange.run,
                 exchange.watch,
                 look_at_the_clock,
+                Ticker(storage, self.jobs.schedules).run,
                 lambda: reports.run(name),
                 lambda: presence.run(config.heartbeat),
                 lambda: keep_on(name, "reap expired leases", config.reap_interval, reap),

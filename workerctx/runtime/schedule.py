@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
+_RETRY: Final = 1.0
+"""Seconds after which a store that failed is asked again."""
 _LONGEST_SLEEP: Final = 5.0
 """Seconds after which to look although nothing is due: another process may have added a schedule."""
 
@@ -47,6 +49,7 @@ class Ticker:
                 raise
             except Exception:  # noqa: BLE001 - logged, and tried again
                 _log.exception("schedules could not be fired")
+                pause = _RETRY
             await anyio.sleep(pause)
 
     async def _declare(self) -> None:
