@@ -104,9 +104,9 @@ class WorkerControl(WorkerView):
         outbox = self._shell.outbox
         if not (outbox.listeners or worker_event.receivers or type(value) in TRANSITION_SIGNALS):
             return
-        event = value if isinstance(value, Event) else Custom(sequence=self._shell.ledger.sequence, value=value)
-        if outbox.audience(type(event)):
-            outbox.put([event])
+        if outbox.audience(type(value) if isinstance(value, Event) else Custom):
+            sequence = self._shell.ledger.sequence
+            outbox.put([value if isinstance(value, Event) else Custom(sequence=sequence, value=value)])
             outbox.flush()
 
     # Readiness
@@ -130,12 +130,9 @@ class WorkerControl(WorkerView):
             raise shell.machine.refuse("add an async listener to", remedy)
         listener = Listener(function, event_types, shell.outbox, Mailbox() if asynchronous else None)
         shell.outbox.add(listener, in_front=in_front)
-        host = shell.host
-        if asynchronous and host is not None and shell.outbox.home is not None:
-            if shell.outbox.home.is_here():
-                host.listen(listener)
-            else:
-                shell.outbox.home.post(lambda: host.listen(listener))
+        # The listener is connected before we look: a host that comes now finds it, one that is there is told.
+        if shell.host is not None:
+            shell.host.listen(listener)
         return listener
 
 

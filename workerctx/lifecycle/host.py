@@ -8,6 +8,7 @@ inner one ended.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from workerctx.lifecycle.context import WorkerContext
+    from workerctx.lifecycle.home import Home
     from workerctx.lifecycle.shell import Shell
     from workerctx.lifecycle.signals import Listener
 
@@ -41,18 +43,25 @@ class Host:
 
     _context: WorkerContext
     _shell: Shell
+    _home: Home
     work: TaskGroup = field(factory=anyio.create_task_group, init=False)
     """The body and the spawned tasks."""
     _ears: TaskGroup = field(factory=anyio.create_task_group, init=False)
     _served: dict[Listener, anyio.CancelScope] = field(factory=dict["Listener", anyio.CancelScope], init=False)
     """The async listeners, each in a scope that only the host cancels."""
+    _arrivals: deque[Listener] = field(factory=deque["Listener"], init=False)
+    _arrived: Latch = field(init=False)
+    _ushering: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
     _deaf: Latch = field(init=False)
-    """Holds while there are none."""
+    """Holds while there are no async listeners."""
     _hushed: bool = field(default=False, init=False)
+    _tail: anyio.CancelScope | None = field(default=None, init=False)
+    """Around the wait for async listeners at the end."""
     _body: int = field(factory=lambda: anyio.get_current_task().id, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._deaf = Latch(lambda: not self._served)
+        self._arrived = Latch(lambda: bool(self._arrivals))
+        self._deaf = Latch(lambda: not self._served and not self._arrivals)
 
     def is_body(self) -> bool:
         """Tell whether this is the task that runs the body of the ``async with``."""
@@ -70,6 +79,7 @@ class Host:
             async with self._ears:
                 for listener in shell.outbox.listeners:
                     self.listen(listener)
+                self._ears.start_soon(self._usher, name="usher of listeners")
                 try:
                     try:
                         async with self._working():
@@ -81,7 +91,7 @@ class Host:
                         raise
                     await self._end(shielded=False)
                 finally:
-                    for scope in self._served.values():
+                    for scope in (self._ushering, *self._served.values()):
                         scope.cancel()
         except BaseException as exc:  # noqa: BLE001 - raised below, where its context is left alone
             error = collapse(exc)
@@ -131,14 +141,27 @@ class Host:
             self._shell.stop_within("cancelled from outside", 0.0)
 
     def listen(self, listener: Listener) -> None:
-        """Serve an async listener; a sync one needs no serving."""
-        mailbox = listener.mailbox
-        if mailbox is None or mailbox.is_served or self._hushed:
-            return
-        mailbox.is_served = True
-        # Shielded: a cancellation of the host is itself something that they are to hear of.
-        self._served[listener] = anyio.CancelScope(shield=True)
-        self._ears.start_soon(self._serve, listener, name=f"listener {listener.function!r}")
+        """Serve an async listener; a sync one needs no serving.
+
+        Threads: any thread.
+        """
+        if listener.mailbox is not None and not self._hushed:
+            self._arrivals.append(listener)
+            self._arrived.wake()
+
+    async def _usher(self) -> None:
+        """Start a task for each async listener that arrives: a thread or a bare callback cannot do so itself."""
+        with self._ushering:
+            while True:
+                await self._arrived.wait()
+                listener = self._arrivals[0]
+                if listener.mailbox is not None and not listener.mailbox.is_served:
+                    listener.mailbox.is_served = True
+                    # Shielded: a cancellation of the host is itself something that they are to hear of.
+                    self._served[listener] = anyio.CancelScope(shield=True)
+                    self._ears.start_soon(self._serve, listener, name=f"listener {listener.function!r}")
+                self._arrivals.popleft()
+                self._deaf.wake()
 
     async def _serve(self, listener: Listener) -> None:
         try:
@@ -152,6 +175,8 @@ class Host:
         """Cancel the work at `deadline`, in seconds of the loop's clock, unless that comes sooner anyway."""
         scope = self.work.cancel_scope
         scope.deadline = min(scope.deadline, deadline)
+        if self._tail is not None:
+            self._tail.deadline = min(self._tail.deadline, max(deadline, self._home.now() + LISTENER_TAIL))
 
     async def _end(self, *, shielded: bool) -> None:
         """Finish if nothing is in, and let the async listeners take what is queued for them."""
@@ -161,9 +186,9 @@ class Host:
         for listener in self._shell.outbox.listeners:
             if listener.mailbox is not None:
                 listener.mailbox.close()
-        if self._served:
-            deadline = max(self._shell.deadline, anyio.current_time() + LISTENER_TAIL)
-            with anyio.CancelScope(deadline=deadline, shield=shielded):
+        if not self._deaf.holds():
+            with anyio.CancelScope(shield=shielded) as self._tail:
+                self.bound(self._shell.deadline)  # later changes come by themselves
                 await self._deaf.wait()
 
 

@@ -1,9 +1,7 @@
-"""Virtual time, recorders, and programs in a process of their own, for the tests of a worker's life."""
+"""Recorders, and programs in a process of their own, for the tests of a worker's life."""
 
 from __future__ import annotations
 
-import asyncio
-import selectors
 import subprocess
 import sys
 import textwrap
@@ -15,56 +13,6 @@ import anyio.lowlevel
 import pytest
 
 from workerctx.lifecycle import Event, WorkerContext
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    """Waits for nothing but real input: where there is none, the clock jumps to the next timer."""
-
-    now = 1000.0
-
-    def select(self, timeout: float | None = None):
-        if timeout is None or timeout <= 0:
-            return super().select(timeout)
-        ready = super().select(0)
-        if not ready:
-            self.now += timeout
-        return ready
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop whose seconds pass as soon as every task sleeps."""
-
-    def __init__(self) -> None:
-        self.jumping = JumpingSelector()
-        super().__init__(self.jumping)
-
-    def time(self) -> float:
-        return self.jumping.now
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request):
-    """Run each async test on both event loops, in virtual time if it asks for `virtual_time`."""
-    if "virtual_time" not in request.fixturenames:
-        return request.param
-    if request.param == "asyncio":
-        return "asyncio", {"loop_factory": VirtualTimeLoop}
-    import trio.testing
-
-    return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-
-
-@pytest.fixture
-def virtual_time():
-    """Seconds of the loop's clock, which jumps ahead while all tasks sleep; call it for the time since the test began."""
-    began: list[float] = []
-
-    def elapsed() -> float:
-        if not began:
-            began.append(anyio.current_time())
-        return anyio.current_time() - began[0]
-
-    return elapsed
 
 
 @pytest.fixture
@@ -136,3 +84,17 @@ def program() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Wait until something holds that comes by way of the event loop's callbacks; give up in the end."""
+
+    async def wait(holds: Callable[[], bool]) -> None:
+        for _ in range(10_000):
+            if holds():
+                return
+            await anyio.lowlevel.checkpoint()
+        raise AssertionError("it never came to hold")
+
+    return wait

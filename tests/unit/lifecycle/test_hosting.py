@@ -279,8 +279,8 @@ def test_native_cancellation_of_the_host(when):
                     await asyncio.sleep(3600)
 
         task = asyncio.create_task(host())
-        while not (ctx.is_stopped if when == "drain" else handles):
-            await asyncio.sleep(0)
+        await (ctx.wait_stopping() if when == "drain" else ctx.wait_started())
+        await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -1,12 +1,13 @@
 """Counting awaitables while they run."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import sys
 import threading
-import tracemalloc
 import traceback
+import tracemalloc
 import types
 import warnings
 import weakref
@@ -245,10 +246,8 @@ def test_native_cancel_before_the_first_step():
         assert ctx.task_count == 1
         task.cancel()
         with pytest.warns(ResourceWarning, match="never awaited"):
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await task
-            except asyncio.CancelledError:
-                pass
             del task
             ctx.stop()
             await asyncio.wait_for(ctx, 5)
