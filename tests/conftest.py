@@ -1,11 +1,5 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use: the ones that we ship."""
 
-from __future__ import annotations
+from workerctx.testing.fixtures import anyio_backend, virtual_time
 
-import pytest
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run each async test on both event loops."""
-    return request.param
+__all__ = ["anyio_backend", "virtual_time"]

@@ -89,9 +89,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Return the virtual time, in seconds since the loop was made."""
         return self._jumping.now
 
-    def run_in_executor(
-        self, executor: Executor | None, func: Callable[[Unpack[Ts]], Any], *args: *Ts
-    ) -> Future[Any]:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[Unpack[Ts]], Any], *args: *Ts) -> Future[Any]:
         """Run a function in a thread of asyncio's own, and let time pass normally meanwhile."""
         future: Future[Any] = super().run_in_executor(executor, func, *args)
         self._in_executors += 1

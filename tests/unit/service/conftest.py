@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import selectors
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trio.testing import MockClock
 
 from workerctx.queue import QueuedJob, connect
 from workerctx.service import JobCtx, JobRegistry, Site
@@ -17,44 +14,6 @@ if TYPE_CHECKING:
 
     from workerctx.queue import Storage
     from workerctx.service import JobHandler
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    """Lets time jump to the next deadline instead of waiting for it."""
-
-    now = 1000.0
-
-    def select(self, timeout=None):
-        ready = super().select(None if timeout is None else 0)
-        if not ready and timeout:
-            self.now += timeout
-        return ready
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop whose time jumps whenever all tasks wait."""
-
-    def __init__(self) -> None:
-        self.jumping = JumpingSelector()
-        super().__init__(self.jumping)
-
-    def time(self) -> float:
-        return self.jumping.now
-
-
-@pytest.fixture
-def virtual_time() -> None:
-    """Ask for it, and time jumps whenever all tasks of the test wait; for tests without threads."""
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, Any]]:
-    """Run each async test on both event loops, in virtual time if it asks for that."""
-    if "virtual_time" not in request.fixturenames:
-        return request.param
-    if request.param == "trio":
-        return "trio", {"clock": MockClock(autojump_threshold=0)}
-    return "asyncio", {"loop_factory": JumpingLoop}
 
 
 @pytest.fixture
