@@ -116,7 +116,8 @@ class Host:
                     shell.start()
                 try:
                     yield
-                    shell.stop_within("the body of its async with block ended", shell.grace)
+                    if not shell.machine.snapshot.stopping:  # a stop before had its own word about the grace
+                        shell.stop_within("the body of its async with block ended", shell.grace)
                     if not shell.is_quiet:
                         await shell.quiet.wait()
                 except BaseException as exc:

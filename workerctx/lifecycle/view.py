@@ -191,7 +191,8 @@ class WorkerView:
 
     def __repr__(self) -> str:
         now = self._shell.machine.snapshot
-        parts = [f"{type(self).__name__} {self.name!r}", now.state.value, f"{self.task_count} tasks"]
+        tasks = self.task_count
+        parts = [f"{type(self).__name__} {self.name!r}", now.state.value, f"{tasks} task{'' if tasks == 1 else 's'}"]
         if now.outcome is not None:
             parts.append(now.outcome.value)
         elif now.stopping:

@@ -1,6 +1,6 @@
 """How a drain ends."""
 
-import datetime
+import datetime as dt
 import logging
 
 import anyio
@@ -24,7 +24,7 @@ async def test_the_default_grace_is_thirty_seconds(virtual_time):
     assert ctx.outcome is Outcome.CANCELLED
 
 
-@pytest.mark.parametrize("grace", [4, 4.0, datetime.timedelta(seconds=4)])
+@pytest.mark.parametrize("grace", [4, 4.0, dt.timedelta(seconds=4)])
 async def test_kinds_of_grace(virtual_time, grace):
     """L26: a grace is seconds or a timedelta, of the worker or of one stop."""
     assert WorkerContext(grace=grace).grace == 4
@@ -237,3 +237,13 @@ async def test_embedded_use_never_exits_the_process(monkeypatch, virtual_time):
             tasks.start_soon(run, ctx.track(anyio.sleep(1000)))
             await anyio.lowlevel.checkpoint()
     assert ctx.outcome is Outcome.CANCELLED
+
+
+async def test_the_end_of_the_body_does_not_overrule_a_stop(virtual_time):
+    """L26: after stop(grace=None) in the body, leaving it does not bring the worker's own grace back."""
+    async with WorkerContext(grace=5) as ctx:
+        virtual_time()
+        ctx.spawn(anyio.sleep, 100)
+        ctx.stop("take your time", grace=None)
+    assert virtual_time() >= 100
+    assert (ctx.outcome, ctx.reason) == (Outcome.CLEAN, "take your time")

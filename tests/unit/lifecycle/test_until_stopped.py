@@ -117,7 +117,7 @@ async def test_room_is_seen_when_work_is_dropped(in_thread, eventually):
     source, got = Source(1), []
     ctx = WorkerContext(max_tasks=1)
     ctx.start()
-    tracked = ctx.track(anyio.sleep(0))
+    tracked = ctx.track(anyio.lowlevel.checkpoint())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(consume, ctx, source, got)
         await anyio.wait_all_tasks_blocked()
@@ -134,7 +134,7 @@ async def test_a_stop_while_full_or_paused_ends_it():
         ctx = WorkerContext(max_tasks=1)
         ctx.start()
         if full:
-            tracked = ctx.track(anyio.sleep(0))
+            tracked = ctx.track(anyio.lowlevel.checkpoint())
         else:
             ctx.pause()
         async with anyio.create_task_group() as tasks:
@@ -166,6 +166,7 @@ async def test_it_can_be_broken_out_of():
     async with WorkerContext() as ctx:
         async for item in ctx.until_stopped(Source(1, 2)):
             with anyio.move_on_after(10):
+                await anyio.lowlevel.checkpoint()
                 if item:
                     break
         await anyio.lowlevel.checkpoint()
