@@ -270,6 +270,7 @@ class WorkerLoop(AsyncContextManagerMixin):
             limiter=anyio.CapacityLimiter(self.config.concurrency),
             data=self._data,
             report=reports.put,
+            on_enqueue=self.jobs.on_enqueue,
         )
         return Slots(self._desk, self.jobs, self._context, site, self._tenant_scope)
 

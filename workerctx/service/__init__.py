@@ -21,6 +21,8 @@ from workerctx.service.router import CallableRouter as CallableRouter
 from workerctx.service.router import DefaultRouter as DefaultRouter
 from workerctx.service.router import KindPrefixRouter as KindPrefixRouter
 from workerctx.service.router import Router as Router
+from workerctx.service.sending import EnqueueHook as EnqueueHook
+from workerctx.service.sending import SendRequests as SendRequests
 from workerctx.service.sync import SyncJobs as SyncJobs
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "CallableRouter",
     "DataMap",
     "DefaultRouter",
+    "EnqueueHook",
     "From",
     "FromRequest",
     "FunctionHandler",
@@ -40,6 +43,7 @@ __all__ = [
     "Registration",
     "Request",
     "Router",
+    "SendRequests",
     "Site",
     "SyncJobCtx",
     "SyncJobHandle",

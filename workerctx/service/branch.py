@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workerctx.service.layers.base import Layer
     from workerctx.service.options import HandlerOptions
     from workerctx.service.schedules import Declaration
+    from workerctx.service.sending import EnqueueHook
     from workerctx.service.store import RegistryStore
 
 AnyHandler: TypeAlias = JobHandler[..., Any]
@@ -36,6 +37,7 @@ class Branch:
         own_store: Used as long as this is a root.
         own_layers: Around its handlers, inside the layers of its parent.
         own_router: None leaves it to the parent.
+        own_hook: Around each enqueueing; None leaves it to the parent.
         parent: Who included it.
         own_prefix: Put before its kinds by its parent.
         table: Handlers by kind and alias, those of the branches below among them.
@@ -44,10 +46,13 @@ class Branch:
     own_store: RegistryStore
     own_layers: tuple[Layer, ...] = ()
     own_router: Router | None = None
+    own_hook: EnqueueHook | None = None
     parent: Branch | None = field(default=None, init=False)
     own_prefix: str = field(default="", init=False)
     table: dict[str, AnyHandler] = field(factory=dict[str, "AnyHandler"], init=False)
-    own_sync: SyncJobs = field(default=Factory(lambda self: SyncJobs(self.own_store), takes_self=True), init=False)
+    own_sync: SyncJobs = field(
+        default=Factory(lambda self: SyncJobs(self.own_store, self.own_hook), takes_self=True), init=False
+    )
     _handlers: list[AnyHandler] = field(factory=list["AnyHandler"], init=False)
     _below: list[Branch] = field(factory=list["Branch"], init=False)
     _declared: list[Declaration] = field(factory=list["Declaration"], init=False)
@@ -84,6 +89,13 @@ class Branch:
         if self.own_router is None and self.parent is not None:
             return self.parent.router
         return self.own_router or DefaultRouter()
+
+    @property
+    def hook(self) -> EnqueueHook | None:
+        """Its own hook around each enqueueing, or else the nearest one above."""
+        if self.own_hook is None and self.parent is not None:
+            return self.parent.hook
+        return self.own_hook
 
     @property
     def sync(self) -> SyncJobs:

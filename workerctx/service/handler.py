@@ -10,6 +10,7 @@ from attrs import Factory, define, field
 from workerctx.queue import EnqueueRequest
 from workerctx.service.call import compile_run
 from workerctx.service.handle import SyncJobHandle, TypedJobHandle
+from workerctx.service.sending import send_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from workerctx.service.layers.base import Layer
     from workerctx.service.options import HandlerOptions
     from workerctx.service.router import Router
+    from workerctx.service.sending import EnqueueHook
     from workerctx.service.signature import Contract
     from workerctx.service.sync import SyncJobs
 
@@ -41,6 +43,11 @@ class Owner(Protocol):
     @property
     def router(self) -> Router:
         """Chooses queues."""
+        ...
+
+    @property
+    def hook(self) -> EnqueueHook | None:
+        """What stands around each enqueueing."""
         ...
 
     @property
@@ -130,8 +137,9 @@ class JobHandler(Generic[P, R]):
 
         Cancellation: the job was added or not, never half.
         """
-        jobs = self.place.owner.storage.jobs
-        outcome = await jobs.enqueue(self.request(*args, **kwargs))
+        owner = self.place.owner
+        jobs = owner.storage.jobs
+        outcome = await send_one(self.request(*args, **kwargs), owner.hook, jobs.enqueue)
         return TypedJobHandle(jobs, outcome.id, outcome.deduped, expected=self.contract.result)
 
     def enqueue_sync(self, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]:

@@ -17,12 +17,14 @@ from workerctx.queue import Storage
 from workerctx.service.cancel import JobCancel
 from workerctx.service.request import DataMap
 from workerctx.service.router import DefaultRouter, Router
+from workerctx.service.sending import send_many, send_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 
     from workerctx.errors import Throttled
     from workerctx.queue import EnqueueOutcome, EnqueueRequest, Granted, QueuedJob, RateLimits
+    from workerctx.service.sending import EnqueueHook
 
 T = TypeVar("T")
 
@@ -47,6 +49,7 @@ class Site:
         limiter: How many sync handlers may run in threads at once; None shares anyio's own limit.
         data: What else can be injected, by type.
         report: Stores the progress of a run, soon; called from any thread with the context and a JSON value.
+        on_enqueue: Stands around each enqueueing of a handler.
     """
 
     storage: Storage
@@ -56,6 +59,7 @@ class Site:
     limiter: anyio.CapacityLimiter | None = None
     data: DataMap = Factory(DataMap)
     report: Callable[[JobCtx, Any], None] | None = None
+    on_enqueue: EnqueueHook | None = None
     common: DataMap = field(default=Factory(lambda self: self.gather(), takes_self=True), init=False, repr=False)
     """`data` with the store and the worker's context: what every request starts with."""
 
@@ -171,8 +175,8 @@ class JobCtx:
 
         Cancellation: the job was added or not, never half.
         """
-        prepared = self._prepare(request)
-        return await _patiently(lambda: self.storage.jobs.enqueue(prepared))
+        prepared, jobs = self._prepare(request), self.storage.jobs
+        return await send_one(prepared, self.site.on_enqueue, lambda ready: _patiently(lambda: jobs.enqueue(ready)))
 
     async def enqueue_bulk(self, requests: Iterable[EnqueueRequest]) -> Sequence[EnqueueOutcome]:
         """Add follow-up jobs in one transaction, as `enqueue` does with one.
@@ -183,8 +187,10 @@ class JobCtx:
 
         Cancellation: all of them were added or none.
         """
-        prepared = [self._prepare(request) for request in requests]
-        return await _patiently(lambda: self.storage.jobs.enqueue_bulk(prepared))
+        prepared, jobs = map(self._prepare, requests), self.storage.jobs
+        return await send_many(
+            prepared, self.site.on_enqueue, lambda ready: _patiently(lambda: jobs.enqueue_bulk(ready))
+        )
 
     async def sleep(self, seconds: float) -> bool:
         """Sleep, but no longer than until the run is being cancelled or the worker shuts down.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 import attrs
@@ -15,6 +16,7 @@ from workerctx.service.handler import JobHandler
 from workerctx.service.options import HandlerOptions, as_tuple
 from workerctx.service.router import Router, as_router
 from workerctx.service.schedules import Declaration
+from workerctx.service.sending import send_many, send_one
 from workerctx.service.store import URL_VARIABLE, RegistryStore
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from workerctx.service.jobctx import JobCtx
     from workerctx.service.layers.base import Layer
     from workerctx.service.options import Seconds
+    from workerctx.service.sending import EnqueueHook
     from workerctx.service.sync import SyncJobs
 
 P = ParamSpec("P")
@@ -45,6 +48,8 @@ class JobRegistry:
             variable ``WORKERCTX_URL`` when the registry is opened.
         layers: Around every handler; the first is outermost.
         router: Chooses the queue of jobs whose handler names none: a `Router`, or a function from kind to queue.
+        on_enqueue: An `EnqueueHook` around each enqueueing, in handlers too; schedules and direct use of the store pass
+            it by.
 
     Attributes:
         branch: Its place in the tree of registries.
@@ -56,9 +61,10 @@ class JobRegistry:
         *,
         layers: Sequence[Layer] = (),
         router: Router | Callable[[str], str] | None = None,
+        on_enqueue: EnqueueHook | None = None,
     ) -> None:
         own_router = None if router is None else as_router(router)
-        self.branch: Branch = Branch(RegistryStore(url), tuple(layers), own_router)
+        self.branch: Branch = Branch(RegistryStore(url), tuple(layers), own_router, on_enqueue)
 
     # Handlers -----------------------------------------------------------------
 
@@ -87,8 +93,8 @@ class JobRegistry:
     def include(self, other: JobRegistry, prefix: str = "") -> None:
         """Take in the handlers of another registry, those it will still get among them.
 
-        From then on they use this registry's store and router (unless the other has a router of its own), and run
-        inside this registry's layers and their own.
+        From then on they use this registry's store, router and `on_enqueue` (unless the other has a router or a hook
+        of its own), and run inside this registry's layers and their own.
 
         Args:
             other: A registry without a URL of its own.
@@ -172,6 +178,11 @@ class JobRegistry:
         return self.branch.router
 
     @property
+    def on_enqueue(self) -> EnqueueHook | None:
+        """What stands around each enqueueing."""
+        return self.branch.hook
+
+    @property
     def sync(self) -> SyncJobs:
         """The blocking side, for plain sync code: ``with jobs.sync: resize.enqueue_sync("cat.jpg")``."""
         return self.branch.sync
@@ -208,7 +219,8 @@ class JobRegistry:
 
         Cancellation: the job was added or not, never half.
         """
-        return await self.storage.jobs.enqueue(request, connection=connection)
+        store = partial(self.storage.jobs.enqueue, connection=connection)
+        return await send_one(request, self.branch.hook, store)
 
     async def enqueue_bulk(
         self, requests: Iterable[EnqueueRequest], *, connection: Any = None
@@ -221,7 +233,8 @@ class JobRegistry:
 
         Cancellation: all of them were added or none.
         """
-        return await self.storage.jobs.enqueue_bulk(requests, connection=connection)
+        store = partial(self.storage.jobs.enqueue_bulk, connection=connection)
+        return await send_many(requests, self.branch.hook, store)
 
     def handle(self, job_id: str) -> JobHandle:
         """Return the handle of a job by its id; whether it exists shows when it is used.

@@ -14,6 +14,7 @@ from attrs import define, field
 from workerctx.errors import RegistryNotOpen
 from workerctx.queue import JobHandle
 from workerctx.service.handle import SyncJobHandle
+from workerctx.service.sending import send_many, send_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from workerctx.queue import EnqueueOutcome, EnqueueRequest
+    from workerctx.service.sending import EnqueueHook
     from workerctx.service.store import RegistryStore
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ class SyncJobs:
     """
 
     store: RegistryStore
+    _hook: EnqueueHook | None = None
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
     _stack: ExitStack = field(factory=ExitStack, init=False)
     _users: int = field(default=0, init=False)
@@ -66,11 +69,11 @@ class SyncJobs:
 
     def enqueue(self, request: EnqueueRequest) -> EnqueueOutcome:
         """Do `JobRegistry.enqueue`, without a connection: those belong to the thread that made them."""
-        return self.run(lambda: self.store.storage.jobs.enqueue(request))
+        return self.run(lambda: send_one(request, self._hook, self.store.storage.jobs.enqueue))
 
     def enqueue_bulk(self, requests: Iterable[EnqueueRequest]) -> Sequence[EnqueueOutcome]:
         """Do `JobRegistry.enqueue_bulk`, without a connection."""
-        return self.run(lambda: self.store.storage.jobs.enqueue_bulk(requests))
+        return self.run(lambda: send_many(requests, self._hook, self.store.storage.jobs.enqueue_bulk))
 
     def handle(self, job_id: str) -> SyncJobHandle[Any]:
         """Return the handle of a job by its id."""
