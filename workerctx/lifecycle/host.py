@@ -8,6 +8,7 @@ inner one ended.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
@@ -60,8 +61,9 @@ class Host:
     _body: int = field(factory=lambda: anyio.get_current_task().id, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._arrived = Latch(lambda: bool(self._arrivals))
-        self._deaf = Latch(lambda: not self._served and not self._arrivals)
+        served, arrivals = self._served, self._arrivals  # not self: a cycle would keep the context from being freed
+        self._arrived = Latch(lambda: bool(arrivals))
+        self._deaf = Latch(lambda: not served and not arrivals)
 
     def is_body(self) -> bool:
         """Tell whether this is the task that runs the body of the ``async with``."""
@@ -85,11 +87,11 @@ class Host:
                         async with self._working():
                             yield self._context
                         await shell.wait_quiet(shell.quiet)
+                        await self._end(self._shell.deadline)
                     except BaseException as exc:
                         self._note(exc)
-                        await self._end(shielded=True)
+                        await self._end(-math.inf, shielded=True)
                         raise
-                    await self._end(shielded=False)
                 finally:
                     for scope in (self._ushering, *self._served.values()):
                         scope.cancel()
@@ -176,10 +178,13 @@ class Host:
         """Cancel the work at `deadline`, in seconds of the loop's clock, unless that comes sooner anyway."""
         scope = self.work.cancel_scope
         scope.deadline = min(scope.deadline, deadline)
+        self._bound_tail(deadline)
+
+    def _bound_tail(self, deadline: float) -> None:
         if self._tail is not None:
             self._tail.deadline = min(self._tail.deadline, max(deadline, self._home.now() + LISTENER_TAIL))
 
-    async def _end(self, *, shielded: bool) -> None:
+    async def _end(self, deadline: float, *, shielded: bool = False) -> None:
         """Finish if nothing is in, and let the async listeners take what is queued for them."""
         if self._shell.is_quiet:
             self._shell.finish()
@@ -189,7 +194,7 @@ class Host:
                 listener.mailbox.close()
         if not self._deaf.holds():
             with anyio.CancelScope(shield=shielded) as self._tail:
-                self.bound(self._shell.deadline)  # later changes come by themselves
+                self._bound_tail(deadline)  # later changes come by themselves
                 await self._deaf.wait()
 
 

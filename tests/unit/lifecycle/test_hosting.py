@@ -1,7 +1,9 @@
 """Entering a context, and every way of leaving it."""
 
 import asyncio
+import gc
 import logging
+import weakref
 
 import anyio
 import anyio.lowlevel
@@ -439,3 +441,20 @@ async def test_stop_inside_the_body_is_enough(record):
         ctx.stop("from inside")
         await anyio.lowlevel.checkpoint()
     assert [event.reason for event in heard] == ["from inside"] * 2
+
+
+async def test_a_finished_context_is_freed_at_once():
+    """L36: nothing of its hosting keeps a finished context, and what its listeners hold, until the collector comes."""
+    gc.disable()
+    try:
+        ctx = WorkerContext()
+        async with ctx:
+            ctx.listen(lambda *_: None)
+            await ctx.spawn(anyio.lowlevel.checkpoint)
+            await ctx.track(anyio.lowlevel.checkpoint())
+        gone = weakref.ref(ctx)
+        del ctx
+        await anyio.wait_all_tasks_blocked()
+        assert gone() is None
+    finally:
+        gc.enable()
