@@ -4,8 +4,25 @@ Nothing here needs pytest but `workerctx.testing.fixtures` and `workerctx.testin
 """
 
 from workerctx.testing.clock import advance as advance
+from workerctx.testing.journal import assert_enqueued as assert_enqueued
+from workerctx.testing.journal import enqueued as enqueued
+from workerctx.testing.modes import inline as inline
+from workerctx.testing.modes import manual as manual
+from workerctx.testing.pending import JobOutcome as JobOutcome
+from workerctx.testing.pending import run_pending as run_pending
 from workerctx.testing.polling import wait_until as wait_until
 from workerctx.testing.virtual import VirtualTimeLoop as VirtualTimeLoop
 from workerctx.testing.virtual import virtual_clock as virtual_clock
 
-__all__ = ["VirtualTimeLoop", "advance", "virtual_clock", "wait_until"]
+__all__ = [
+    "JobOutcome",
+    "VirtualTimeLoop",
+    "advance",
+    "assert_enqueued",
+    "enqueued",
+    "inline",
+    "manual",
+    "run_pending",
+    "virtual_clock",
+    "wait_until",
+]
