@@ -76,9 +76,20 @@ class Slots:
     async def _work(self, tasks: TaskGroup, number: int) -> None:
         """Be a slot: run one job after the other until the desk is closed."""
         clean, strays, me = copy_context(), StrayCancels.of_this_task(), anyio.get_current_task().id
-        while (run := await self._take(number)) is not None:
+        while True:
+            try:
+                run = await self._desk.take()
+            except anyio.get_cancelled_exc_class() as exc:
+                if is_cancelled_here():
+                    raise
+                raise WorkerError(
+                    f"slot {number} was cancelled while it waited for a job, by something other than its worker: use"
+                    " stop() to end a worker"
+                ) from exc
+            if run is None:
+                return
             await self._run(run, number, me)
-            if strays.pending():
+            if strays is not None and strays.pending():
                 await strays.drop()
             if not _same(clean):
                 # The handler left context variables behind, which must not reach the next job.
@@ -87,17 +98,6 @@ class Slots:
             if time.perf_counter() >= self._turn_ends:
                 await anyio.lowlevel.checkpoint()
                 self._turn_ends = time.perf_counter() + _TURN
-
-    async def _take(self, number: int) -> Run | None:
-        try:
-            return await self._desk.take()
-        except anyio.get_cancelled_exc_class() as exc:
-            if is_cancelled_here():
-                raise
-            raise WorkerError(
-                f"slot {number} was cancelled while it waited for a job, by something other than its worker: use"
-                " stop() to end a worker"
-            ) from exc
 
     async def _run(self, run: Run, number: int, me: int) -> None:
         job = run.job

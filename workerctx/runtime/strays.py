@@ -25,10 +25,10 @@ class StrayCancels:
     pending: Callable[[], int]
 
     @classmethod
-    def of_this_task(cls) -> Self:
-        """Watch the running task."""
+    def of_this_task(cls) -> Self | None:
+        """Watch the running task; None where tasks cannot be cancelled like that."""
         task = asyncio.current_task() if anyio.get_cancelled_exc_class() is asyncio.CancelledError else None
-        return cls((lambda: 0) if task is None else task.cancelling)
+        return None if task is None else cls(task.cancelling)
 
     async def drop(self) -> None:
         """Take a cancellation that was left behind, unless a scope around this asked for it."""
