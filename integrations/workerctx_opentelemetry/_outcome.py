@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -13,7 +14,7 @@ from workerctx.runtime import JobOutcome
 if TYPE_CHECKING:
     from workerctx import JobCtx
 
-_GIVEN_UP: Final[dict[CancelReason | None, JobOutcome]] = {
+_GIVEN_UP: Final = {
     CancelReason.USER: JobOutcome.CANCELLED,
     CancelReason.LEASE_LOST: JobOutcome.LOST,
     CancelReason.SHUTDOWN: JobOutcome.RELEASED,
@@ -37,17 +38,14 @@ def outcome_of_run(ctx: JobCtx, error: BaseException | None) -> tuple[JobOutcome
 
 
 def _is_cancellation(error: BaseException) -> bool:
-    kinds = (RunCancelled, anyio.get_cancelled_exc_class())
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(kinds)[1] is None
-    return isinstance(error, kinds)
+    """Tell whether the run ended because a scope around it was cancelled; any other cancellation is a failure."""
+    if isinstance(error, Exception):
+        return isinstance(error, RunCancelled)
+    return anyio.current_effective_deadline() == -math.inf
 
 
-def _reason(ctx: JobCtx) -> CancelReason | None:
-    """Return why a run was cancelled; a shutdown does not extend a timeout, and None is a failure of the handler."""
-    told = ctx.cancel.reason
-    if told not in {None, CancelReason.SHUTDOWN}:
-        return told
-    if anyio.current_time() >= ctx.deadline:
-        return CancelReason.TIMEOUT
-    return CancelReason.SHUTDOWN if ctx.stopping else told
+def _reason(ctx: JobCtx) -> CancelReason:
+    """Return why a run was cancelled: as it was told, but a shutdown does not extend a timeout."""
+    told = ctx.cancel.reason or CancelReason.SHUTDOWN
+    late = told is CancelReason.SHUTDOWN and anyio.current_time() >= ctx.deadline
+    return CancelReason.TIMEOUT if late else told
