@@ -4,6 +4,9 @@ Nothing here needs pytest but `workerctx.testing.fixtures` and `workerctx.testin
 """
 
 from workerctx.testing.clock import advance as advance
+from workerctx.testing.faults import Fault as Fault
+from workerctx.testing.faults import Faults as Faults
+from workerctx.testing.faults import StoreCall as StoreCall
 from workerctx.testing.journal import assert_enqueued as assert_enqueued
 from workerctx.testing.journal import enqueued as enqueued
 from workerctx.testing.modes import inline as inline
@@ -15,7 +18,10 @@ from workerctx.testing.virtual import VirtualTimeLoop as VirtualTimeLoop
 from workerctx.testing.virtual import virtual_clock as virtual_clock
 
 __all__ = [
+    "Fault",
+    "Faults",
     "JobOutcome",
+    "StoreCall",
     "VirtualTimeLoop",
     "advance",
     "assert_enqueued",

@@ -106,6 +106,7 @@ class InlineJobs(NotingJobs):
                 host_id=host_id(),
                 data=self.data,
                 report=lambda _, value: reports.append(value),
+                on_enqueue=self.registry.on_enqueue,
             )
             ctx = JobCtx(job, site, f"{job.queue}-inline-{site.host_id}", deadline)
             tenant = job.tenant_id

@@ -64,6 +64,7 @@ async def run_pending(
         raise InvalidRequest(f"time goes forward by 0 or more seconds, got {seconds}")
     async with jobs:
         pending = _Pending(jobs, jobs.storage, queues, data, tenant_scope)
+        await pending.declare()
         end = await jobs.storage.now() + seconds
         while True:
             due = await pending.run()
@@ -87,6 +88,13 @@ class _Pending:
     _data: Mapping[type[Any], object] | None
     _tenant_scope: TenantScopeProvider | None
     happened: list[JobOutcome] = field(factory=list["JobOutcome"], init=False)
+
+    async def declare(self) -> None:
+        """Put the registry's schedules into the store, as a worker does when it starts."""
+        known = {schedule.name for schedule in await self._storage.schedules.list()}
+        for schedule in self._jobs.schedules:
+            if schedule.name not in known:
+                await self._storage.schedules.put(schedule)
 
     async def run(self) -> float:
         """Run what is due now; return when something will be, in store time."""
