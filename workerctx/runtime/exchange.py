@@ -137,7 +137,8 @@ class Exchange:
 
     def _ahead(self) -> tuple[int, float]:
         desk = self._desk
-        return desk.pace.due(desk.running.values(), time.perf_counter(), self._config.prefetch_window)
+        began = (run.began_at for run in desk.running.values())
+        return desk.pace.due(began, time.perf_counter(), self._config.prefetch_window)
 
     @property
     def _may_claim(self) -> bool:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from workerctx.runtime.desk import Run
+    from collections.abc import Iterable
 
 _SMOOTHING: Final = 0.2
 """Share of the newest sample in an average."""
@@ -54,15 +52,21 @@ class Pace:
         """Return how far ahead to look: two rounds, within the prefetch window."""
         return min(window, max(_SHORTEST_HORIZON, 2 * self.round))
 
-    def due(self, running: Collection[Run], now: float, window: float) -> tuple[int, float]:
-        """Return how many jobs are likely to begin within the horizon, and in how many seconds to ask again."""
+    def due(self, began: Iterable[float], now: float, window: float) -> tuple[int, float]:
+        """Return how many jobs are likely to begin within the horizon, and in how many seconds to ask again.
+
+        Args:
+            began: when the runs that go on began, oldest first.
+            now: on the same clock.
+            window: the prefetch window, in seconds.
+        """
         horizon = self.horizon(window)
         if self.run <= horizon:
             # Short jobs: half a window of them keeps rounds large, and slow ones among them harmless.
             return int(self._rate * max(horizon, window / 2)), math.inf
         soon = 0
-        for run in running:
-            age = now - run.began_at
+        for moment in began:
+            age = now - moment
             if age < self.run - horizon:
                 return soon, self.run - horizon - age
             soon += age < _STRAGGLER * self.run
