@@ -13,13 +13,17 @@ from rich.console import Console
 
 import workerctx
 from workerctx.cli.enqueue import enqueue
+from workerctx.cli.health import HealthOptions
 from workerctx.cli.jobs import jobs
+from workerctx.cli.logs import LogOptions
 from workerctx.cli.migrate import migrate
 from workerctx.cli.output import complain
 from workerctx.cli.prune import prune
 from workerctx.cli.queues import queues
+from workerctx.cli.reload import ReloadOptions
 from workerctx.cli.schedules import schedules
-from workerctx.cli.worker import run_worker
+from workerctx.cli.supervisor import ProcessOptions
+from workerctx.cli.worker import WorkerCommand
 from workerctx.cli.workers import workers
 from workerctx.cli.workflows import workflows
 from workerctx.errors import CommandError, InvalidConfig, WorkerError
@@ -40,27 +44,53 @@ def worker(
     /,
     *,
     concurrency: Annotated[
-        int | None, Parameter(name=["--concurrency", "-c"], help="How many jobs run at once.")
+        int | None,
+        Parameter(name=["--concurrency", "-c"], help="How many jobs run at once. [env var: WORKERCTX_CONCURRENCY]"),
     ] = None,
     queue: Annotated[
-        list[str] | None, Parameter(name=["--queue", "-q"], help="A queue to serve; repeat it for more.")
+        list[str] | None,
+        Parameter(
+            name=["--queue", "-q"],
+            negative="",
+            help="A queue to serve; repeat it for more. [env var: WORKERCTX_QUEUES]",
+        ),
     ] = None,
     grace: Annotated[
-        float | None, Parameter(name="--grace", help="Seconds that a stop lets running jobs go on.")
+        float | None,
+        Parameter(name="--grace", help="Seconds that a stop lets running jobs go on. [env var: WORKERCTX_GRACE]"),
     ] = None,
-    burst: Annotated[bool, Parameter(name="--burst", help="Stop as soon as there is nothing to do.")] = False,
-    backend: Annotated[Literal["asyncio", "trio"], Parameter(help="The event loop.")] = "asyncio",
+    burst: Annotated[
+        bool,
+        Parameter(name="--burst", env_var="WORKERCTX_BURST", help="Stop as soon as there is nothing to do."),
+    ] = False,
+    backend: Annotated[
+        Literal["asyncio", "trio"], Parameter(env_var="WORKERCTX_BACKEND", help="The event loop.")
+    ] = "asyncio",
+    processes: ProcessOptions | None = None,
+    reload: ReloadOptions | None = None,
+    health: HealthOptions | None = None,
+    logs: LogOptions | None = None,
 ) -> int:
     """Serve the jobs of a registry until SIGTERM or Ctrl-C; a second one ends at once.
 
-    Every setting can come from the environment too: WORKERCTX_CONCURRENCY, WORKERCTX_QUEUES and so on.
+    Every setting of WorkerConfig can come from the environment too: WORKERCTX_LEASE_TTL and so on.
     """
     try:
         config = WorkerConfig.from_env(concurrency=concurrency, queues=queue or None, grace=grace)
     except InvalidConfig as exc:
         return complain(exc, 2)
+    command = WorkerCommand(
+        target=target,
+        config=config,
+        burst=burst,
+        backend=backend,
+        processes=processes or ProcessOptions(),
+        reload=reload or ReloadOptions(),
+        health=health or HealthOptions(),
+        logs=logs or LogOptions(),
+    )
     try:
-        return run_worker(target, config, burst=burst, backend=backend)
+        return command.run()
     except CommandError as exc:
         return complain(exc, 2)
     except WorkerError as exc:

@@ -1,22 +1,36 @@
-"""``workerctx worker``: a process that serves jobs."""
+"""``workerctx worker``: a process that serves jobs, or several under a supervisor."""
 
 from __future__ import annotations
 
-import logging
+import os
+import socket
 import sys
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
+from attrs import frozen
 
 import workerctx
+from workerctx.cli.health import HealthServer, Pulse, health_of
+from workerctx.cli.line import LowerEnd
 from workerctx.cli.loading import load_registry
+from workerctx.cli.reload import watching
+from workerctx.cli.restarts import Restarts
+from workerctx.cli.supervisor import Supervisor
 from workerctx.errors import CommandError, MonitorFailed, WorkerError
 from workerctx.lifecycle import Monitor, stop_on_signals
 from workerctx.queue import connect
 from workerctx.runtime import WorkerLoop
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from workerctx.cli.health import Health, HealthOptions
+    from workerctx.cli.logs import LogOptions
+    from workerctx.cli.reload import ReloadOptions
+    from workerctx.cli.supervisor import ProcessOptions
     from workerctx.lifecycle import WorkerContext
     from workerctx.runtime import WorkerConfig
 
@@ -35,48 +49,134 @@ class _Burst:
         await self._loop.run(burst=True)
 
 
-def run_worker(target: str, config: WorkerConfig, *, burst: bool, backend: str) -> int:
-    """Serve until stopped and return the exit status.
+@frozen(kw_only=True)
+class WorkerCommand:
+    """What ``workerctx worker`` was asked for.
 
-    Raises:
-        CommandError: `target` names no registry, or one that has no handler or no store.
+    Attributes:
+        target: The registry, as ``MODULE:OBJECT``.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    jobs = load_registry(target)
-    try:
-        connect(jobs.url)
-        loop = WorkerLoop(jobs, config)
-    except WorkerError as exc:
-        raise CommandError(str(exc)) from exc
-    monitor = Monitor(loop.context.name, grace=config.grace)
-    monitor.add(_Burst(loop) if burst else loop)
 
-    async def serve() -> None:
-        await monitor.run(hard_exit=True, hard_limit=config.hard_limit)
+    target: str
+    config: WorkerConfig
+    burst: bool
+    backend: Literal["asyncio", "trio"]
+    processes: ProcessOptions
+    reload: ReloadOptions
+    health: HealthOptions
+    logs: LogOptions
 
-    _say(_banner(loop, backend))
-    with stop_on_signals(monitor):
+    def run(self) -> int:
+        """Serve until stopped and return the exit status.
+
+        Raises:
+            CommandError: The options do not go together; or `target` names no registry, or one that has no handler or
+                no store.
+        """
+        self._check()
+        line = LowerEnd.from_environment()
+        if line is None and (self.processes.processes is not None or self.reload.wanted):
+            return self._supervise()
+        return self._serve(line)
+
+    def _check(self) -> None:
+        size = self.processes.processes
+        for wrong, complaint in (
+            (size is not None and size < 1, f"--processes must be at least 1, not {size}"),
+            (self.processes.restart_delay < 0, "--restart-delay must not be negative"),
+            (self.health.stuck_after <= 0, "--stuck-after must be more than 0 seconds"),
+            (self.burst and self.reload.wanted, "--burst and --reload do not go together: leave one of them out"),
+        ):
+            if wrong:
+                raise CommandError(complaint)
+
+    def _supervise(self) -> int:
+        if sys.platform == "win32":
+            raise CommandError("--processes and --reload need Linux or macOS: leave them out here")
+        size = self.processes.processes or 1
+        roots = self.reload.roots() if self.reload.wanted else []
+        # Deaths of one place come ever more slowly; if all places are ill, twice is enough.
+        restarts = None if roots else Restarts(self.processes.restart_delay, bearable=4 + size)
+        announcer = self.logs.set_up()
+        command = [sys.executable, "-m", "workerctx", *sys.argv[1:]]
+        supervisor = Supervisor(command, size, self.config.grace, self.config.hard_limit, restarts)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        with ExitStack() as stack:
+            server = None
+            if self.health.port is not None:
+                server = stack.enter_context(HealthServer(self.health, supervisor.health))
+            announcer.say(
+                f"workerctx {workerctx.__version__} supervisor {name}", self._supervisor_facts(size, roots, server)
+            )
+            stack.enter_context(stop_on_signals(supervisor))
+            if roots:
+                stack.enter_context(watching(roots, supervisor.restart))
+            status = supervisor.run()
+        announcer.say(f"supervisor {name} stopped: {supervisor.reason or 'all workers have ended'}")
+        return status
+
+    def _serve(self, line: LowerEnd | None) -> int:
+        announcer = self.logs.set_up(None if line is None else line.name)
+        jobs = load_registry(self.target)
         try:
-            anyio.run(serve, backend=backend)
-        except MonitorFailed as exc:
-            _say(f"the worker failed: {exc.failures[-1][1]!r}")
-            return 1
-        except KeyboardInterrupt:  # a handler left with it
-            pass
-        _say(f"worker {loop.context.name} stopped: {loop.context.reason}")
-    return 0
+            connect(jobs.url)
+            loop = WorkerLoop(jobs, self.config)
+        except WorkerError as exc:
+            raise CommandError(str(exc)) from exc
+        name = loop.context.name
+        monitor = Monitor(name, grace=self.config.grace)
+        monitor.add(_Burst(loop) if self.burst else loop)
+        pulse = Pulse()
+
+        def health() -> Health:
+            return health_of(loop.context, pulse, self.health.stuck_after)
+
+        async def serve() -> None:
+            async with pulse.beating():
+                await monitor.run(hard_exit=True, hard_limit=self.config.hard_limit)
+
+        with ExitStack() as stack:
+            server = None
+            if line is not None:
+                line.attach(monitor, health)
+            elif self.health.port is not None:
+                server = stack.enter_context(HealthServer(self.health, lambda: {name: health()}))
+            if line is None or line.number == 1:  # the others say the same
+                announcer.say(f"workerctx {workerctx.__version__} worker {name}", self._worker_facts(loop, server))
+            stack.enter_context(stop_on_signals(monitor))
+            try:
+                anyio.run(serve, backend=self.backend)
+            except MonitorFailed as exc:
+                announcer.say(f"the worker failed: {exc.failures[-1][1]!r}")
+                return 1
+            except KeyboardInterrupt:  # a handler left with it
+                pass
+            announcer.say(f"worker {name} stopped: {loop.context.reason}")
+        return 0
+
+    def _supervisor_facts(self, size: int, roots: list[Path], server: HealthServer | None) -> dict[str, str]:
+        facts = {"serves": self.target, "processes": str(size), "grace": self._grace}
+        if roots:
+            facts["reload"] = f"when Python files change in {', '.join(map(str, roots))}"
+        return facts | _probes(server)
+
+    def _worker_facts(self, loop: WorkerLoop, server: HealthServer | None) -> dict[str, str]:
+        facts = {
+            "store": _without_password(loop.jobs.url),
+            "queues": ", ".join(self.config.queues),
+            "kinds": ", ".join(loop.jobs.kinds),
+            "concurrency": f"{self.config.concurrency} on {self.backend}",
+            "grace": self._grace,
+        }
+        return facts | _probes(server)
+
+    @property
+    def _grace(self) -> str:
+        return "no limit" if self.config.grace is None else f"{self.config.grace:g} s"
 
 
-def _banner(loop: WorkerLoop, backend: str) -> str:
-    config = loop.config
-    return (
-        f"workerctx {workerctx.__version__} worker {loop.context.name}\n"
-        f"  store        {_without_password(loop.jobs.url)}\n"
-        f"  queues       {', '.join(config.queues)}\n"
-        f"  kinds        {', '.join(loop.jobs.kinds)}\n"
-        f"  concurrency  {config.concurrency} on {backend}\n"
-        f"  grace        {'no limit' if config.grace is None else f'{config.grace:g} s'}"
-    )
+def _probes(server: HealthServer | None) -> dict[str, str]:
+    return {} if server is None else {"health": f"{server.url}/livez /readyz /startupz"}
 
 
 def _without_password(url: str) -> str:
@@ -85,7 +185,3 @@ def _without_password(url: str) -> str:
         return url
     user, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - a command's output

@@ -1,0 +1,118 @@
+"""What a worker process says, and in which form: lines for people, or one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from attrs import frozen
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+
+_log = logging.getLogger("workerctx")
+
+_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+"""What every record has; the rest is what a caller added with ``extra``."""
+
+
+@Parameter(name="*", group="Logs")
+@frozen
+class LogOptions:
+    """How a worker process logs, to standard error.
+
+    Attributes:
+        form: For people or for programs.
+        level: What is less urgent is left out.
+    """
+
+    form: Annotated[
+        Literal["human", "json"],
+        Parameter(
+            name="--log-format", env_var="WORKERCTX_LOG_FORMAT", help="Lines for people, or one JSON object a line."
+        ),
+    ] = "human"
+    level: Annotated[
+        Level,
+        Parameter(name="--log-level", env_var="WORKERCTX_LOG_LEVEL", help="What is less urgent is not logged."),
+    ] = "info"
+
+    def set_up(self, process: str | None = None) -> Announcer:
+        """Send what is logged in this process to standard error.
+
+        Args:
+            process: What a supervisor calls this process; each line says it.
+        """
+        as_json = self.form == "json"
+        origin = "" if process is None else f" {process}:"
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(
+            JsonFormatter(process) if as_json else logging.Formatter(f"%(asctime)s %(levelname)s{origin} %(message)s")
+        )
+        logging.basicConfig(level=self.level.upper(), handlers=[handler])
+        if as_json:
+            logging.captureWarnings(capture=True)
+        return Announcer(as_json)
+
+
+@frozen
+class Announcer:
+    """Says what a process is and what became of it: to people whatever the log level, to programs as a log record."""
+
+    as_json: bool
+
+    def say(self, text: str, facts: Mapping[str, str] | None = None) -> None:
+        """Say a sentence, and facts under it."""
+        if self.as_json:
+            _log.info(text, extra=facts)
+            return
+        lines = [text, *(f"  {label:<12} {fact}" for label, fact in (facts or {}).items())]
+        print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - a command's output
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one JSON object in one line: time, level, logger, message, and what else there is.
+
+    What was added with ``extra`` are fields of their own, with ``extra_`` before a name that is taken. Nothing is left
+    out because JSON does not know it: such values are shown as Python shows them.
+
+    Args:
+        process: The value of the field ``worker``, which is left out without one.
+    """
+
+    def __init__(self, process: str | None = None) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if self._process is not None:
+            fields["worker"] = self._process
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = self.formatStack(record.stack_info)
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                fields[f"extra_{name}" if name in fields else name] = value
+        try:
+            return msgspec.json.encode(fields, enc_hook=repr).decode()
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return msgspec.json.encode({_text(name): _text(value) for name, value in fields.items()}).decode()
+
+
+def _text(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode("utf-8", "backslashreplace").decode()
