@@ -63,7 +63,7 @@ class TestEveryCallOfTheContract:
             await call
         assert [met.method for met in fault.calls] == [f"{part}.{name}"]
 
-    @pytest.mark.parametrize("name", set(methods_of(Storage)) - PARTS.keys() - {"url", "namespace"})
+    @pytest.mark.parametrize("name", methods_of(Storage))
     async def test_of_the_storage(self, storage, faults, name):
         """The methods of the storage itself fail."""
         with faults.fail(name), pytest.raises(StoreUnavailable):
