@@ -1,8 +1,10 @@
 """The state machine against a small model, every short history, and threads that race."""
 
+import functools
 import itertools
 import sys
 import threading
+import time
 from collections import Counter
 
 import anyio
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from workerctx.errors import InvalidTransition
-from workerctx.lifecycle import TRANSITIONS, Machine, Operation, Outcome, WorkerContext, WorkerState
+from workerctx.lifecycle import TRANSITIONS, Machine, Operation, Outcome, WorkerContext, WorkerState, state
 from workerctx.lifecycle.state import Change, Effect
 
 STATES = {"start": "running", "pause": "paused", "resume": "running"}
@@ -259,6 +261,44 @@ def test_threads_that_race_for_an_edge(tiny_switch_interval):
         assert now.state is WorkerState.STOPPED
         assert set(won) == set(range(2, now.sequence + 1))
         assert set(won.values()) == {1}
+
+
+def change_threads_at_every_instruction(frame, event, _):
+    """Trace a thread so that, inside the machine, another may run between any two instructions."""
+    if frame.f_code.co_filename != state.__file__:
+        return None
+    frame.f_trace_opcodes = True
+    if event == "opcode":
+        time.sleep(0)
+    return change_threads_at_every_instruction
+
+
+def test_threads_that_race_between_instructions():
+    """L4: with a change of threads between any two instructions of the machine, a stop still has one winner."""
+    for _ in range(25):
+        machine = Machine("fine-grained")
+        machine.start(0.0)
+        won = []
+
+        def contend(operation, machine=machine, won=won):
+            sys.settrace(change_threads_at_every_instruction)
+            try:
+                for _ in range(3):
+                    step = operation(1.0)
+                    if step.snapshot is not None:
+                        won.append(step.snapshot.sequence)
+            except InvalidTransition:
+                pass
+            finally:
+                sys.settrace(None)
+
+        def stop(at, machine=machine):
+            return machine.stop(at, "enough", None)
+
+        race(*(functools.partial(contend, operation) for operation in (machine.pause, machine.pause, stop, stop)))
+        now = machine.snapshot
+        assert now.state is WorkerState.STOPPED
+        assert sorted(won) == list(range(2, now.sequence + 1))
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -1,6 +1,7 @@
 """Tasks of a worker's own."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import sys
@@ -163,6 +164,32 @@ async def test_a_failure_makes_no_cycle(monkeypatch):
             assert handle.done
             assert watch() is not None
             del handle
+            assert watch() is None
+        finally:
+            gc.enable()
+
+
+async def test_raising_a_failure_makes_no_cycle(monkeypatch):
+    """L25: nor does raising it to whoever awaits."""
+    monkeypatch.setattr(logging.getLogger("workerctx"), "disabled", True)
+
+    class Held:
+        pass
+
+    async def work(held):
+        raise ValueError
+
+    async with WorkerContext() as ctx:
+        gc.collect()
+        gc.disable()
+        try:
+            held = Held()
+            watch = weakref.ref(held)
+            spawned = [ctx.spawn(work, held)]
+            del held
+            with contextlib.suppress(ValueError):
+                await spawned.pop()
+            await anyio.wait_all_tasks_blocked()
             assert watch() is None
         finally:
             gc.enable()

@@ -272,3 +272,12 @@ async def test_a_child_ends_without_its_parent():
         async with parent.child("short", service="mail", max_tasks=2) as child:
             assert (child.service, await child.spawn(anyio.sleep, 0)) == ("mail", None)
         assert (child.outcome, parent.is_running) == (Outcome.CLEAN, True)
+
+
+async def test_a_child_that_ends_while_it_starts_is_forgotten():
+    """L31: a child that another thread stops in the middle of its start does not stay with its parent."""
+    async with WorkerContext("parent") as parent:
+        child = parent.child("child")
+        child.stop()
+        parent._shell.adopt(child._shell)  # what start() does when the stop came in between
+        assert parent.statistics().children == 0
