@@ -287,6 +287,24 @@ class HandlerCrashed(WorkerError):
     """A handler left with something that is no ordinary exception; ``__cause__`` is that."""
 
 
+class HandlerFailed(WorkerError):
+    """A handler raised in a process of its own: exceptions cannot be handed over, so this says what it was.
+
+    Attributes:
+        kind: Name of the exception's class.
+        message: Its message.
+        traceback: Where it came from, formatted in that process.
+    """
+
+    def __init__(self, kind: str, message: str, traceback: str | None = None) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
+        self.traceback = traceback
+        if traceback is not None:
+            self.add_note(f"in the process of the handler:\n{traceback}")
+
+
 class CircuitOpen(Throttled):
     """A circuit breaker lets nothing through for now, because what is behind it failed too often."""
 

@@ -20,8 +20,8 @@ from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, FailLease
 from workerctx.runtime.desk import Run
 from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
-from workerctx.runtime.outcome import describe
 from workerctx.runtime.persist import keep_on
+from workerctx.service.describe import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

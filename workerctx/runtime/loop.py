@@ -2,8 +2,8 @@
 
 Nesting is the order of shutdown, outermost first: the store, the name on the list of workers, the thread that renews
 leases, the chores (wake-ups, heartbeat, reaper, and the exchange, which tells the store the last outcomes), the
-worker's context, the slots. A stop closes the desk; slots end when their job has ended; at the deadline the context
-cancels them and their jobs are given back; only then do the outer layers end.
+processes of handlers, the worker's context, the slots. A stop closes the desk; slots end when their job has ended; at
+the deadline the context cancels them and their jobs are given back; only then do the outer layers end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
 from workerctx.runtime.schedule import Ticker
 from workerctx.runtime.slots import Slots, TenantScopeProvider
-from workerctx.service import DataMap, Site
+from workerctx.service import DataMap, Processes, Site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -188,11 +188,13 @@ class WorkerLoop(AsyncContextManagerMixin):
                 storage = self.jobs.storage
                 presence = self._presence(storage)
                 reports = ProgressReports(storage.jobs, self._desk)
-                slots = self._slots(storage, reports)
+                processes = Processes()
+                slots = self._slots(storage, reports, processes)
                 try:
                     async with (
                         LeaseKeeper(storage, self._desk, self.config, self._context),
                         self._chores(storage, presence, reports),
+                        processes,
                         self._context,
                         # Slots are part of the body, not spawned tasks: what the context counts are jobs.
                         anyio.create_task_group() as working,
@@ -261,7 +263,7 @@ class WorkerLoop(AsyncContextManagerMixin):
         except Exception as exc:  # noqa: BLE001 - the loop's own failure fails the worker, visibly
             self._context.fail(exc)
 
-    def _slots(self, storage: Storage, reports: ProgressReports) -> Slots:
+    def _slots(self, storage: Storage, reports: ProgressReports, processes: Processes) -> Slots:
         site = Site(
             storage=storage,
             worker=self._context,
@@ -270,6 +272,7 @@ class WorkerLoop(AsyncContextManagerMixin):
             limiter=anyio.CapacityLimiter(self.config.concurrency),
             data=self._data,
             report=reports.put,
+            processes=processes,
             on_enqueue=self.jobs.on_enqueue,
         )
         return Slots(self._desk, self.jobs, self._context, site, self._tenant_scope)

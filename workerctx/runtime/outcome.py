@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, Final
 
 from workerctx.errors import Abort, RetryAfter, RunCancelled, Snooze, Throttled
@@ -16,6 +15,7 @@ from workerctx.queue import (
     ThrottleLease,
 )
 from workerctx.runtime.events import JobOutcome
+from workerctx.service.describe import describe
 
 if TYPE_CHECKING:
     from workerctx.queue import Finish, QueuedJob
@@ -30,9 +30,6 @@ _WORDS: Final[dict[type[Finish], JobOutcome]] = {
     ThrottleLease: JobOutcome.THROTTLED,
 }
 _NOT_THE_HANDLERS_FAULT: Final = (CancelReason.SHUTDOWN, CancelReason.QUEUE_PAUSED, CancelReason.LEASE_LOST)
-_MAX_FRAMES: Final = 30
-_MAX_TRACEBACK: Final = 8000
-_MAX_MESSAGE: Final = 2000
 
 
 def finish_of_error(lease_id: str, error: Exception) -> Finish:
@@ -83,22 +80,3 @@ def outcome_of(job: QueuedJob, finish: Finish | None, reason: CancelReason | Non
     if isinstance(finish, FailLease):
         return JobOutcome.FAILED if finish.retryable and job.attempt < job.max_attempts else JobOutcome.DEAD
     return _WORDS[type(finish)]
-
-
-def describe(error: BaseException) -> JobError:
-    """Turn an exception into what is stored of it: class, message, and a traceback cut to a sensible length."""
-    name = type(error).__qualname__
-    try:
-        message = str(error) or name
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-_MAX_FRAMES))
-    except Exception as exc:  # noqa: BLE001 - whatever an exception does when it is printed, its job has failed
-        message = text = f"{name}, which cannot be printed ({type(exc).__name__})"
-    if len(text) > _MAX_TRACEBACK:
-        half = _MAX_TRACEBACK // 2
-        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    return JobError(_storable(name), _storable(message[:_MAX_MESSAGE]), _storable(text))
-
-
-def _storable(text: str) -> str:
-    """Escape what is no Unicode, as file names can bring it into a message."""
-    return text.encode(errors="backslashreplace").decode()

@@ -13,6 +13,8 @@ from workerctx.service.jobctx import JobCtx as JobCtx
 from workerctx.service.jobctx import Site as Site
 from workerctx.service.jobctx import SyncJobCtx as SyncJobCtx
 from workerctx.service.options import HandlerOptions as HandlerOptions
+from workerctx.service.process import Processes as Processes
+from workerctx.service.processctx import ProcessCtx as ProcessCtx
 from workerctx.service.registry import JobRegistry as JobRegistry
 from workerctx.service.registry import Registration as Registration
 from workerctx.service.request import DataMap as DataMap
@@ -40,6 +42,8 @@ __all__ = [
     "JobHandler",
     "JobRegistry",
     "KindPrefixRouter",
+    "ProcessCtx",
+    "Processes",
     "Registration",
     "Request",
     "Router",

@@ -123,7 +123,7 @@ class Branch:
             InvalidHandler: The function cannot be one, or its kind is taken.
             InvalidRequest: An option or name is out of range.
         """
-        contract = Contract.of(function, scope)
+        contract = Contract.of(function, scope, in_process=options.executor is not None)
         place = Place(self, _kind_of(function) if name is None else name, tuple(aliases))
         kinds = [self.prefix + each for each in (place.name, *place.aliases)]
         for kind in kinds:

@@ -13,6 +13,7 @@ from workerctx.queue import QueuedJob
 from workerctx.service.inside import run_inside
 from workerctx.service.jobctx import JobCtx
 from workerctx.service.layers.base import wrap
+from workerctx.service.process import run_in_process
 from workerctx.service.request import Request
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def compile_run(contract: Contract, kind: str, layers: Sequence[Layer]) -> Run:
         layers: The first is outermost.
     """
     decode = contract.payload.decode
-    invoke = _invoke(contract)
+    if contract.target is not None and not layers:
+        return lambda ctx: _in_process(contract, ctx, ctx.job.payload_json)
+    invoke = _encoding(contract) if contract.target is not None else _invoke(contract)
     if not layers and contract.plan is None:
         return lambda ctx: invoke(ctx, *decode(ctx.job.payload_json))
     endpoint = _endpoint(invoke, contract.plan)
@@ -87,6 +90,15 @@ def _in_thread(call: Callable[[JobCtx, tuple[Any, ...], dict[str, Any]], Any]) -
         return await output if inspect.isawaitable(output) else output
 
     return invoke
+
+
+async def _in_process(contract: Contract, ctx: JobCtx, payload: bytes) -> Any:
+    return contract.result.decode(await run_in_process(ctx, contract, payload))
+
+
+def _encoding(contract: Contract) -> _Invoke:
+    """Call a handler in its process with what the layers left of its arguments."""
+    return lambda ctx, args, kwargs: _in_process(contract, ctx, contract.payload.encode(args, kwargs))
 
 
 def _endpoint(invoke: _Invoke, plan: Plan | None) -> Next:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from workerctx.errors import Throttled
     from workerctx.queue import EnqueueOutcome, EnqueueRequest, Granted, QueuedJob, RateLimits
+    from workerctx.service.process import Processes
     from workerctx.service.sending import EnqueueHook
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class Site:
         data: What else can be injected, by type.
         report: Stores the progress of a run, soon; called from any thread with the context and a JSON value.
         on_enqueue: Stands around each enqueueing of a handler.
+        processes: Those of handlers with ``executor="process"``; None starts one for each run.
     """
 
     storage: Storage
@@ -60,6 +62,7 @@ class Site:
     data: DataMap = Factory(DataMap)
     report: Callable[[JobCtx, Any], None] | None = None
     on_enqueue: EnqueueHook | None = None
+    processes: Processes | None = None
     common: DataMap = field(default=Factory(lambda self: self.gather(), takes_self=True), init=False, repr=False)
     """`data` with the store and the worker's context: what every request starts with."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from attrs import field, frozen
 
+from workerctx.errors import InvalidRequest
 from workerctx.queue import EnqueueRequest
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from workerctx.service.layers.base import Layer
 
 Seconds: TypeAlias = float | timedelta
+Executor: TypeAlias = Literal["process"] | None
 
 
 def _as_seconds(value: Seconds | None) -> float | None:
@@ -64,6 +66,7 @@ class HandlerOptions:
         retry: Backoff between runs; None follows the default.
         required_labels: Only a worker that has all of them runs it.
         layers: Layers of this handler alone, inside those of its registry; the first is outermost.
+        executor: ``"process"`` runs a sync handler in a process of its own; None in a thread.
     """
 
     queue: str | None = None
@@ -73,6 +76,7 @@ class HandlerOptions:
     retry: RetryPolicy | None = None
     required_labels: tuple[str, ...] = field(default=(), converter=as_tuple)
     layers: tuple[Layer, ...] = field(default=(), converter=_as_layers)
+    executor: Executor = None
 
     def check(self, kind: str) -> None:
         """Refuse values that no request could have.
@@ -80,6 +84,8 @@ class HandlerOptions:
         Raises:
             InvalidRequest: Names the option.
         """
+        if self.executor not in {None, "process"}:
+            raise InvalidRequest(f"executor is None or 'process', not {self.executor!r}: leave it out for threads")
         EnqueueRequest(kind, **self.of_request())
 
     def of_request(self) -> dict[str, Any]:

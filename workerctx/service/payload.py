@@ -15,7 +15,7 @@ import msgspec
 from attrs import frozen
 
 from workerctx.errors import InvalidArguments, InvalidHandler, UndecodablePayload
-from workerctx.queue import encode_json
+from workerctx.queue import decode_json, encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -106,6 +106,14 @@ class Result:
             value = _builtins(value)
         return encode_json(value, "result")
 
+    def decode(self, raw: bytes) -> Any:
+        """Return an output from its stored form; one that does not fit the annotation stays plain JSON."""
+        value = decode_json(raw)
+        try:
+            return self.restore(value)
+        except msgspec.ValidationError:
+            return value
+
     def restore(self, value: Any) -> Any:
         """Return an output from its JSON value."""
         return value if self.hint is Any else msgspec.convert(value, self.hint, dec_hook=from_json)
@@ -169,6 +177,14 @@ class Payload:
         if not self._required <= arguments.keys():
             self._refuse(args, kwargs)
         return _builtins(arguments) if self._custom else arguments
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Return the stored form of a call, see `bind`.
+
+        Raises:
+            InvalidRequest: It is not JSON, or too large.
+        """
+        return encode_json(self.bind(args, kwargs))
 
     def check(self, payload: bytes) -> None:
         """Refuse arguments whose values do not fit the annotations.

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from workerctx.service.handler import FunctionHandler
     from workerctx.service.jobctx import JobCtx
     from workerctx.service.layers.base import Layer
-    from workerctx.service.options import Seconds
+    from workerctx.service.options import Executor, Seconds
+    from workerctx.service.processctx import ProcessCtx
     from workerctx.service.sending import EnqueueHook
     from workerctx.service.sync import SyncJobs
 
@@ -252,8 +253,8 @@ class JobRegistry:
 class Registration:
     """What ``jobs.register`` is: it makes handlers, by itself or after it was given options.
 
-    The function may begin with a `JobCtx`, a `WorkerContext`, or both in this order; then come the arguments that a
-    job carries, and last the injected parameters, keyword-only.
+    The function may begin with a `JobCtx`, a `WorkerContext`, or both in this order (in a process of its own, with a
+    `ProcessCtx`); then come the arguments that a job carries, and last the injected parameters, keyword-only.
     """
 
     _branch: Branch
@@ -288,6 +289,10 @@ class Registration:
         self, function: Callable[Concatenate[WorkerContext, P], R], /
     ) -> FunctionHandler[Concatenate[WorkerContext, P], R, P, R]: ...
     @overload
+    def __call__(
+        self, function: Callable[Concatenate[ProcessCtx, P], R], /
+    ) -> FunctionHandler[Concatenate[ProcessCtx, P], R, P, R]: ...
+    @overload
     def __call__(self, function: Callable[P, R], /) -> FunctionHandler[P, R, P, R]: ...
     @overload
     def __call__(
@@ -303,6 +308,7 @@ class Registration:
         retry: RetryPolicy | None = None,
         required_labels: Iterable[str] = (),
         layers: Sequence[Layer] = (),
+        executor: Executor = None,
     ) -> Registration: ...
     def __call__(
         self,
@@ -316,11 +322,12 @@ class Registration:
         """Make a handler of a function, or take options and return the decorator that does.
 
         Args:
-            function: An async function, or a sync one, which runs in a thread.
+            function: An async function, or a sync one, which runs in a thread or, with ``executor="process"``, in a
+                process of its own.
             name: Its kind, stable over renames; None takes the function's ``__qualname__``.
             aliases: Former kinds, whose stored jobs it still runs.
             options: The fields of `HandlerOptions`: queue, priority, max_attempts, timeout, retry, required_labels,
-                layers.
+                layers, executor.
 
         Raises:
             InvalidHandler: The function cannot be a handler, or its kind is taken.

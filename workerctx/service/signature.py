@@ -13,13 +13,16 @@ from workerctx.lifecycle import WorkerContext
 from workerctx.service.extract import INJECTED, Plan, compile_plan, is_async, read_signature, source_of
 from workerctx.service.jobctx import JobCtx
 from workerctx.service.payload import Payload, Result
+from workerctx.service.processctx import ProcessCtx
+from workerctx.service.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from workerctx.service.extract import Scope
 
-_CONTEXTS: Final = (JobCtx, WorkerContext)
+_BOTH: Final = (JobCtx, WorkerContext)
+_CONTEXTS: Final = (*_BOTH, ProcessCtx)
 
 
 @frozen(eq=False)
@@ -29,11 +32,13 @@ class Contract:
     Attributes:
         function: The handler itself.
         name: Its qualified name, for messages.
-        contexts: Its leading parameters: none, ``JobCtx``, ``WorkerContext``, or both in this order.
+        contexts: Its leading parameters: none, ``JobCtx``, ``WorkerContext``, or both in this order; in a process of
+            its own, none or ``ProcessCtx``.
         payload: The arguments that come with the job.
         plan: How the injected parameters are filled; None if there are none.
         result: What it returns.
-        is_async: Whether it runs on the event loop; otherwise in a thread.
+        is_async: Whether it runs on the event loop; otherwise in a thread, or in a process of its own.
+        target: Where its process finds it, if it has one.
     """
 
     function: Callable[..., Any]
@@ -43,14 +48,16 @@ class Contract:
     plan: Plan | None
     result: Result
     is_async: bool
+    target: Target | None = None
 
     @classmethod
-    def of(cls, function: Callable[..., Any], scope: Scope = None) -> Contract:
+    def of(cls, function: Callable[..., Any], scope: Scope = None, *, in_process: bool = False) -> Contract:
         """Read the signature of a handler.
 
         Args:
             function: The handler.
             scope: Local names around it, if it was defined inside a function.
+            in_process: Whether it runs in a process of its own.
 
         Raises:
             InvalidHandler: It is no signature for a handler; the message says what to write instead.
@@ -68,6 +75,13 @@ class Contract:
             else:
                 _refuse_parameter(name, parameter, first=index == 0 and not contexts)
                 carried.append(parameter)
+        if in_process:
+            _refuse_process(function, name, contexts, to_inject)
+        elif ProcessCtx in contexts:
+            raise InvalidHandler(
+                f'{name} begins with a ProcessCtx, so it needs @jobs.register(executor="process"); elsewhere a '
+                "handler begins with a JobCtx"
+            )
         return cls(
             function=function,
             name=name,
@@ -76,6 +90,7 @@ class Contract:
             plan=compile_plan(name, to_inject, scope),
             result=Result.of(signature.return_annotation),
             is_async=is_async(function),
+            target=Target.of(function) if in_process else None,
         )
 
 
@@ -83,8 +98,8 @@ def _leading(parameters: Sequence[inspect.Parameter]) -> tuple[type[Any], ...]:
     hints = [
         each.annotation for each in parameters[:2] if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
     ]
-    if hints == list(_CONTEXTS):
-        return _CONTEXTS
+    if hints == list(_BOTH):
+        return _BOTH
     return (hints[0],) if hints and hints[0] in _CONTEXTS else ()
 
 
@@ -99,6 +114,26 @@ def _refuse_shape(function: Callable[..., Any], name: str) -> None:
         raise InvalidHandler(f"{name} is not a function: a handler is an async or a sync function")
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise InvalidHandler(f"{name} is a generator: a handler returns its result; it does not yield")
+
+
+def _refuse_process(
+    function: Callable[..., Any], name: str, contexts: tuple[type[Any], ...], to_inject: Mapping[str, Any]
+) -> None:
+    if is_async(function):
+        raise InvalidHandler(
+            f'{name} is async, and executor="process" is for functions that compute: make it a sync function, '
+            "or leave the executor out"
+        )
+    if contexts not in {(), (ProcessCtx,)}:
+        raise InvalidHandler(
+            f"{name} begins with a {contexts[0].__name__}, which cannot leave the worker: with "
+            'executor="process", begin with a ProcessCtx, which has progress and cancel'
+        )
+    if to_inject:
+        raise InvalidHandler(
+            f"{name}({', '.join(to_inject)}) is injected, and nothing that is injected can leave the worker: with "
+            'executor="process", have the job carry plain data and open the rest in the function'
+        )
 
 
 def _is_class(outer: str) -> bool:
@@ -118,11 +153,13 @@ def _refuse_parameter(name: str, parameter: inspect.Parameter, *, first: bool) -
     hint = parameter.annotation
     if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
         raise InvalidHandler(f"{name}({parameter}) cannot be stored by name: list the job's arguments one by one")
-    if hint in _CONTEXTS:
+    if hint in _BOTH:
         raise InvalidHandler(
             f"{name}({parameter.name}) is a {hint.__name__} in the wrong place: the order is JobCtx, WorkerContext, "
             "then the job's arguments; elsewhere make it keyword-only with the default `injected()`"
         )
+    if hint is ProcessCtx:
+        raise InvalidHandler(f"{name}({parameter.name}) is a ProcessCtx in the wrong place: it comes first, and alone")
     if first and parameter.kind is not parameter.KEYWORD_ONLY and _accepts_context(hint):
         shown = "unannotated" if hint is parameter.empty else inspect.formatannotation(hint)
         raise InvalidHandler(

@@ -13,8 +13,8 @@ from workerctx.errors import Abort, RetryAfter, Snooze, Throttled
 from workerctx.lifecycle import WorkerContext
 from workerctx.queue import CompleteLease, FailLease, ReleaseLease
 from workerctx.runtime.boot import host_id
-from workerctx.runtime.outcome import describe
 from workerctx.service import DataMap, JobCtx, Site
+from workerctx.service.describe import describe
 from workerctx.testing.journal import NotingJobs
 
 if TYPE_CHECKING:

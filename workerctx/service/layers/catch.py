@@ -43,7 +43,15 @@ def as_failure(error: BaseException) -> Exception | None:
             "the handler left with a cancellation that no scope around it asked for: "
             "it cancelled itself, or awaited something that was cancelled"
         )
-    elif isinstance(error, SystemExit):
+    else:
+        return crash_of(error)
+    crashed.__cause__ = error
+    return crashed
+
+
+def crash_of(error: BaseException) -> HandlerCrashed:
+    """Return the failure of a job whose handler left with `SystemExit` or its like."""
+    if isinstance(error, SystemExit):
         crashed = HandlerCrashed(f"the handler called sys.exit({error.code!r}): raise an exception to fail a job")
     else:
         crashed = HandlerCrashed(f"the handler left with {type(error).__name__}: {str(error) or 'no message'}")

@@ -1,0 +1,46 @@
+"""What a handler in a process of its own knows about its run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from workerctx.service.cancel import JobCancel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _tell_nobody(_done: float, _total: float | None) -> None:
+    pass
+
+
+@define(eq=False)
+class ProcessCtx:
+    """One run of a job, as the process of its handler sees it.
+
+    A handler with ``executor="process"`` gets it as its first parameter: ``def render(ctx: ProcessCtx, path: str)``.
+    A test makes its own: ``render(ProcessCtx("1"), "cat.svg")``.
+
+    Attributes:
+        job_id: The job's id.
+        attempt: Which run this is; 1 is the first.
+        cancel: Tells that and why the run should stop; ask it with ``is_set()`` or ``check()``.
+    """
+
+    job_id: str
+    attempt: int = 1
+    cancel: JobCancel = field(factory=JobCancel, repr=False)
+    _report: Callable[[float, float | None], None] = field(default=_tell_nobody, alias="report", repr=False)
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the run is; the newest value is stored soon.
+
+        Args:
+            done: How much is done, in any unit.
+            total: How much there is, in the same unit.
+
+        Threads: any.
+        """
+        self._report(done, total)
