@@ -17,7 +17,7 @@ class Restarts:
 
     Args:
         first: Seconds before the first restart in a place; each one that follows soon waits twice as long.
-        longest: Seconds that no delay exceeds.
+        longest: Seconds to which the delay grows, unless the first one is longer.
         bearable: How many deaths, of all places together, are borne ...
         within: ... within this many seconds.
     """
@@ -44,4 +44,4 @@ class Restarts:
             return None
         before = 0 if lived >= HEALTHY else self._in_a_row.get(place, 0)
         self._in_a_row[place] = before + 1
-        return min(self.longest, self.first * 2.0 ** min(before, 60))
+        return max(self.first, min(self.longest, self.first * 2.0 ** min(before, 60)))

@@ -1,0 +1,235 @@
+"""Worker processes for tests: started in a folder with an app, read line by line, never left behind."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from workerctx.queue import Constant, EnqueueRequest, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+PATIENCE = 30.0
+AT_ONCE = Constant(base=0, jitter=False)
+
+APP = """
+import signal, sys, time
+import anyio
+from workerctx import JobCtx, JobRegistry
+from workerctx.queue import Constant
+
+jobs = JobRegistry("sqlite:///jobs.db")
+not_jobs = object()
+
+def say(*words):
+    print(*words, flush=True)
+
+@jobs.register
+async def quick(number: int) -> int:
+    say("ran", number)
+    return number
+
+@jobs.register(max_attempts=1)
+async def patient(ctx: JobCtx) -> str:
+    say("waiting")
+    say("told", await ctx.cancel.wait())
+    return "in peace"
+
+@jobs.register(max_attempts=1)
+async def endless(ctx: JobCtx) -> None:
+    say("waiting")
+    say("told", await ctx.cancel.wait())
+    await anyio.sleep_forever()
+
+@jobs.register(max_attempts=3, retry=Constant(base=0, jitter=False))
+async def vanishing(ctx: JobCtx) -> int:
+    say("attempt", ctx.attempt)
+    if ctx.attempt == 1:
+        await anyio.sleep_forever()
+    return ctx.attempt
+
+@jobs.register(max_attempts=1)
+async def deaf() -> None:
+    say("waiting")
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep_forever()
+
+@jobs.register(max_attempts=1)
+async def blocking() -> None:
+    say("waiting")
+    a_long_calculation()
+
+def a_long_calculation():
+    while True:
+        time.sleep(0.05)
+
+@jobs.register(max_attempts=1)
+def stuck_in_a_thread() -> None:
+    say("waiting")
+    a_long_calculation()
+
+@jobs.register(max_attempts=1)
+async def abandoning() -> None:
+    say("waiting")
+    await anyio.to_thread.run_sync(a_long_calculation, abandon_on_cancel=True)
+
+@jobs.register(max_attempts=1)
+async def leave() -> None:
+    sys.exit(9)
+"""
+
+
+class Worker:
+    """A worker process; its output is read line by line."""
+
+    def __init__(self, folder: Path, *arguments: str, module: str = "workerctx", **environ: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "WORKERCTX_HEARTBEAT": "0.2", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            self._queue.put(line.rstrip())
+        self._queue.put(None)
+
+    def wait_for(self, part: str, times: int = 1) -> str:
+        """Wait until so many more lines had this in them and return the last of them."""
+        deadline = time.monotonic() + PATIENCE
+        line: str | None = ""
+        while times:
+            try:
+                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                line = None
+            assert line is not None, f"no {part!r} in:\n{self.output}"
+            times -= part in line
+        return line
+
+    def child(self, number: int) -> int:
+        """Wait until a supervisor says which process it has started in a place and return its process id."""
+        return int(self.wait_for(f"worker {number} is process").rpartition(" ")[2])
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ends(self) -> int:
+        """Wait for the end of the process, and of all that it started, and return its status."""
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive(), f"a process is left that writes to the same output:\n{self.output}"
+        return status
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an app."""
+    (tmp_path / "app.py").write_text(APP)
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Worker]]:
+    """Start workers, and see to it that none is left behind."""
+    workers: list[Worker] = []
+
+    def start(*arguments: str, **settings: str) -> Worker:
+        worker = Worker(folder, *arguments, **settings)
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.process.kill()
+        worker.ends()
+        assert worker.process.stdout is not None
+        worker.process.stdout.close()
+
+
+@pytest.fixture
+def store(folder: Path) -> Callable[..., Any]:
+    """Do something with the store, from a plain test."""
+
+    def on_store(function: Callable[..., Any], *args: Any) -> Any:
+        async def run() -> Any:
+            async with connect(f"sqlite:///{folder}/jobs.db") as storage:
+                return await function(storage, *args)
+
+        return anyio.run(run)
+
+    return on_store
+
+
+@pytest.fixture
+def enqueue(store: Callable[..., Any]) -> Callable[..., list[str]]:
+    """Enqueue jobs of a kind and return their ids."""
+
+    def enqueue(kind: str, *payloads: Any) -> list[str]:
+        async def add(storage: Any) -> list[str]:
+            requests = [EnqueueRequest(kind, payload, max_attempts=3, retry=AT_ONCE) for payload in payloads or ({},)]
+            return [outcome.id for outcome in await storage.jobs.enqueue_bulk(requests)]
+
+        ids: list[str] = store(add)
+        return ids
+
+    return enqueue
+
+
+@pytest.fixture
+def job(store: Callable[..., Any]) -> Callable[[str], Any]:
+    """Return a job by its id."""
+    return lambda job_id: store(lambda storage: storage.jobs.get(job_id))
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Any]], Any]:
+    """Try something until it holds, with a bound, and return what it said."""
+
+    def eventually(holds: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while not (found := holds()):
+            assert time.monotonic() < deadline, "it never came to hold"
+            time.sleep(0.02)
+        return found
+
+    return eventually
+
+
+@pytest.fixture
+def serving(store: Callable[..., Any], eventually: Callable[..., Any]) -> Callable[[int], dict[str, int]]:
+    """Wait until so many workers are registered and return their process ids by their worker ids."""
+
+    def serving(count: int) -> dict[str, int]:
+        def registered() -> dict[str, int]:
+            found = {worker.id: worker.pid for worker in store(lambda storage: storage.workers.list())}
+            return found if len(found) == count else {}
+
+        pids: dict[str, int] = eventually(registered)
+        return pids
+
+    return serving
