@@ -31,7 +31,7 @@ napoleon_custom_sections = ["Cancellation", "Threads"]
 # The build needs no network, so names of other projects cannot be looked up. Ours must resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!workerctx).*")]
 
-OURS = {"workerctx", "workerctx_starlette"}
+OURS = {"workerctx", "workerctx_opentelemetry", "workerctx_prometheus", "workerctx_starlette"}
 PACKAGES = (
     "workerctx.lifecycle",
     "workerctx.queue",
@@ -40,6 +40,8 @@ PACKAGES = (
     "workerctx.runtime",
     "workerctx.testing",
     "workerctx_starlette",
+    "workerctx_prometheus",
+    "workerctx_opentelemetry",
 )
 
 for package in PACKAGES:

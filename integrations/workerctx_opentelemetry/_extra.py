@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-if find_spec("opentelemetry") is None:
+# Other distributions share the namespace.
+if find_spec("opentelemetry") is None or find_spec("opentelemetry.trace") is None:
     raise ImportError("workerctx_opentelemetry needs the 'opentelemetry' extra: pip install 'workerctx[opentelemetry]'")

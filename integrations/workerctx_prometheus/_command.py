@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def serve_metrics(loop: WorkerLoop, port: int) -> Generator[MetricsServer]:
+def serve_metrics(loop: WorkerLoop, port: int, host: str = "127.0.0.1") -> Generator[MetricsServer]:
     """Measure a loop, and answer scrapes on a port inside the block.
 
     Raises:
         WorkerError: the port cannot be opened.
     """
-    with WorkerMetrics().attach(loop).serve(port) as server:
+    with WorkerMetrics().attach(loop).serve(port, host) as server:
         yield server

@@ -119,12 +119,12 @@ class WorkerMetrics:
             worker.listen(lambda _, event: failed.observe(event.seconds), Error)
         return self
 
-    def serve(self, port: int, address: str = "0.0.0.0") -> MetricsServer:  # noqa: S104 - scrapers are elsewhere
+    def serve(self, port: int, host: str = "127.0.0.1") -> MetricsServer:
         """Answer scrapes on a port, from a thread of its own: also while the event loop is blocked.
 
         Args:
-            port: 0 for any free one, see `MetricsServer.port`.
-            address: on which to listen; everywhere by default.
+            port: 0 for any that is free, see `MetricsServer.port`.
+            host: the address to listen on; ``0.0.0.0`` for every one of this machine.
 
         Returns:
             The server, which runs; close it, or use it as a context manager.
@@ -132,7 +132,7 @@ class WorkerMetrics:
         Raises:
             WorkerError: the port cannot be opened.
         """
-        return MetricsServer.start(self.registry, port, address)
+        return MetricsServer.start(self.registry, port, host)
 
     def route(self, path: str = "/metrics") -> Route:
         """Make a route for a Starlette or FastAPI application that answers scrapes.

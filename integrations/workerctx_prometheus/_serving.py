@@ -61,22 +61,27 @@ class MetricsEndpoint:
 class MetricsServer:
     """Answers scrapes on a port until it is closed; made by `WorkerMetrics.serve`."""
 
+    _host: str
     _server: WSGIServer
     _thread: Thread
 
     @classmethod
-    def start(cls, registry: CollectorRegistry, port: int, address: str) -> Self:
+    def start(cls, registry: CollectorRegistry, port: int, host: str) -> Self:
         """Open the port and answer from a thread.
 
         Raises:
             WorkerError: the port cannot be opened.
         """
         try:
-            return cls(*start_http_server(port, address, registry))
-        except OSError as exc:
-            raise WorkerError(
-                f"metrics cannot be served on {address}, port {port}: {exc}; choose another port"
-            ) from exc
+            return cls(host, *start_http_server(port, host, registry))
+        except (OSError, OverflowError) as exc:
+            raise WorkerError(f"metrics cannot be served on {host} port {port}: {exc}; choose another port") from exc
+
+    @property
+    def url(self) -> str:
+        """Where the metrics are."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}/metrics"
 
     @property
     def port(self) -> int:

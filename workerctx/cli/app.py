@@ -16,6 +16,7 @@ from workerctx.cli.enqueue import enqueue
 from workerctx.cli.health import HealthOptions
 from workerctx.cli.jobs import jobs
 from workerctx.cli.logs import LogOptions
+from workerctx.cli.metrics import MetricsOptions
 from workerctx.cli.migrate import migrate
 from workerctx.cli.output import complain
 from workerctx.cli.prune import prune
@@ -69,6 +70,7 @@ def worker(
     processes: ProcessOptions | None = None,
     reload: ReloadOptions | None = None,
     health: HealthOptions | None = None,
+    metrics: MetricsOptions | None = None,
     logs: LogOptions | None = None,
 ) -> int:
     """Serve the jobs of a registry until SIGTERM or Ctrl-C; a second one ends at once.
@@ -87,6 +89,7 @@ def worker(
         processes=processes or ProcessOptions(),
         reload=reload or ReloadOptions(),
         health=health or HealthOptions(),
+        metrics=metrics or MetricsOptions(),
         logs=logs or LogOptions(),
     )
     try:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from workerctx.cli.health import Health, HealthOptions
     from workerctx.cli.logs import LogOptions
+    from workerctx.cli.metrics import MetricsOptions
     from workerctx.cli.reload import ReloadOptions
     from workerctx.cli.supervisor import ProcessOptions
     from workerctx.lifecycle import WorkerContext
@@ -64,6 +65,7 @@ class WorkerCommand:
     processes: ProcessOptions
     reload: ReloadOptions
     health: HealthOptions
+    metrics: MetricsOptions
     logs: LogOptions
 
     def run(self) -> int:
@@ -141,8 +143,10 @@ class WorkerCommand:
                 line.attach(monitor, health)
             elif self.health.port is not None:
                 server = stack.enter_context(HealthServer(self.health, lambda: {name: health()}))
+            measured = stack.enter_context(self.metrics.serving(loop, 1 if line is None else line.number))
             if line is None or line.number == 1:  # the others say the same
-                announcer.say(f"workerctx {workerctx.__version__} worker {name}", self._worker_facts(loop, server))
+                facts = self._worker_facts(loop, server) | measured
+                announcer.say(f"workerctx {workerctx.__version__} worker {name}", facts)
             stack.enter_context(stop_on_signals(monitor))
             try:
                 anyio.run(serve, backend=self.backend)
