@@ -27,7 +27,7 @@ from workerctx.cli.supervisor import ProcessOptions
 from workerctx.cli.worker import WorkerCommand
 from workerctx.cli.workers import workers
 from workerctx.cli.workflows import workflows
-from workerctx.errors import CommandError, InvalidConfig, WorkerError
+from workerctx.errors import InvalidConfig
 from workerctx.runtime import WorkerConfig
 
 app = App(
@@ -81,7 +81,7 @@ def worker(
         config = WorkerConfig.from_env(concurrency=concurrency, queues=queue or None, grace=grace)
     except InvalidConfig as exc:
         return complain(exc, 2)
-    command = WorkerCommand(
+    return WorkerCommand(
         target=target,
         config=config,
         burst=burst,
@@ -91,13 +91,7 @@ def worker(
         health=health or HealthOptions(),
         metrics=metrics or MetricsOptions(),
         logs=logs or LogOptions(),
-    )
-    try:
-        return command.run()
-    except CommandError as exc:
-        return complain(exc, 2)
-    except WorkerError as exc:
-        return complain(exc, 1)
+    ).run()
 
 
 app.command(enqueue)

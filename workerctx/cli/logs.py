@@ -11,6 +11,9 @@ import msgspec
 from attrs import frozen
 from cyclopts import Parameter
 
+from workerctx.cli.output import complain
+from workerctx.errors import WorkerError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -65,7 +68,7 @@ class LogOptions:
 class Announcer:
     """Says what a process is and what became of it: to people whatever the log level, to programs as a log record."""
 
-    as_json: bool
+    as_json: bool = False
 
     def say(self, text: str, facts: Mapping[str, str] | None = None) -> None:
         """Say a sentence, and facts under it."""
@@ -74,6 +77,13 @@ class Announcer:
             return
         lines = [text, *(f"  {label:<12} {fact}" for label, fact in (facts or {}).items())]
         print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - a command's output
+
+    def complain(self, error: Exception, status: int) -> int:
+        """Say what is wrong and hand back the exit status; to programs with the traceback of what is no sentence."""
+        if not self.as_json:
+            return complain(error, status)
+        _log.critical("%s", error, exc_info=None if isinstance(error, WorkerError) else error)
+        return status
 
 
 class JsonFormatter(logging.Formatter):

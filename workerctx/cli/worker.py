@@ -16,6 +16,7 @@ import workerctx
 from workerctx.cli.health import HealthServer, Pulse, health_of
 from workerctx.cli.line import LowerEnd
 from workerctx.cli.loading import load_registry
+from workerctx.cli.logs import Announcer
 from workerctx.cli.reload import watching
 from workerctx.cli.restarts import Restarts
 from workerctx.cli.supervisor import Supervisor
@@ -69,17 +70,23 @@ class WorkerCommand:
     logs: LogOptions
 
     def run(self) -> int:
-        """Serve until stopped and return the exit status.
-
-        Raises:
-            CommandError: The options do not go together; or `target` names no registry, or one that has no handler or
-                no store.
-        """
-        self._check()
-        line = LowerEnd.from_environment()
-        if line is None and (self.processes.processes is not None or self.reload.wanted):
-            return self._supervise()
-        return self._serve(line)
+        """Serve until stopped and return the exit status; what went wrong is said in a sentence."""
+        announcer = Announcer()
+        try:
+            line = LowerEnd.from_environment()
+            announcer = self.logs.set_up(None if line is None else line.name)
+            self._check()
+            if line is None and (self.processes.processes is not None or self.reload.wanted):
+                return self._supervise(announcer)
+            return self._serve(announcer, line)
+        except CommandError as exc:
+            return announcer.complain(exc, 2)
+        except WorkerError as exc:
+            return announcer.complain(exc, 1)
+        except Exception as exc:
+            if not announcer.as_json:
+                raise
+            return announcer.complain(exc, 1)
 
     def _check(self) -> None:
         size = self.processes.processes
@@ -92,33 +99,31 @@ class WorkerCommand:
             if wrong:
                 raise CommandError(complaint)
 
-    def _supervise(self) -> int:
+    def _supervise(self, announcer: Announcer) -> int:
         if sys.platform == "win32":
             raise CommandError("--processes and --reload need Linux or macOS: leave them out here")
         size = self.processes.processes or 1
         roots = self.reload.roots() if self.reload.wanted else []
         # Deaths of one place come ever more slowly; if all places are ill, twice is enough.
         restarts = None if roots else Restarts(self.processes.restart_delay, bearable=4 + size)
-        announcer = self.logs.set_up()
         command = [sys.executable, "-m", "workerctx", *sys.argv[1:]]
         supervisor = Supervisor(command, size, self.config.grace, self.config.hard_limit, restarts)
         name = f"{socket.gethostname()}-{os.getpid()}"
         with ExitStack() as stack:
+            stack.enter_context(stop_on_signals(supervisor))
             server = None
             if self.health.port is not None:
                 server = stack.enter_context(HealthServer(self.health, supervisor.health))
             announcer.say(
                 f"workerctx {workerctx.__version__} supervisor {name}", self._supervisor_facts(size, roots, server)
             )
-            stack.enter_context(stop_on_signals(supervisor))
             if roots:
                 stack.enter_context(watching(roots, supervisor.restart))
             status = supervisor.run()
-        announcer.say(f"supervisor {name} stopped: {supervisor.reason or 'all workers have ended'}")
+            announcer.say(f"supervisor {name} stopped: {supervisor.reason or 'all workers have ended'}")
         return status
 
-    def _serve(self, line: LowerEnd | None) -> int:
-        announcer = self.logs.set_up(None if line is None else line.name)
+    def _serve(self, announcer: Announcer, line: LowerEnd | None) -> int:
         jobs = load_registry(self.target)
         try:
             connect(jobs.url)
@@ -138,6 +143,7 @@ class WorkerCommand:
                 await monitor.run(hard_exit=True, hard_limit=self.config.hard_limit)
 
         with ExitStack() as stack:
+            stack.enter_context(stop_on_signals(monitor))
             server = None
             if line is not None:
                 line.attach(monitor, health)
@@ -147,7 +153,6 @@ class WorkerCommand:
             if line is None or line.number == 1:  # the others say the same
                 facts = self._worker_facts(loop, server) | measured
                 announcer.say(f"workerctx {workerctx.__version__} worker {name}", facts)
-            stack.enter_context(stop_on_signals(monitor))
             try:
                 anyio.run(serve, backend=self.backend)
             except MonitorFailed as exc:

@@ -190,6 +190,21 @@ def test_json_logs_are_one_object_a_line(start: Any, enqueue: Any) -> None:
     assert "sqlite:///jobs.db" in [each.get("store") for each in said]
 
 
+@pytest.mark.parametrize(
+    ("target", "status", "message"),
+    [("nowhere:jobs", 2, "there is no module 'nowhere'"), ("broken:jobs", 1, "division by zero")],
+)
+def test_what_goes_wrong_is_an_object_too(start: Any, folder: Path, target: str, status: int, message: str) -> None:
+    """With JSON logs a mistake is one object as well, and a traceback is part of it."""
+    (folder / "broken.py").write_text("1 / 0\n")
+    worker = start("worker", target, "--log-format", "json")
+    assert worker.ends() == status, worker.output
+    (said,) = map(json.loads, worker.lines)
+    assert said["level"] == "critical"
+    assert message in said["message"]
+    assert ("exception" in said) == (status == 1)
+
+
 def test_a_log_level_leaves_out_what_is_less_urgent(start: Any, enqueue: Any) -> None:
     """With `--log-level error` neither a start nor a stop is logged."""
     worker = start(*TWO, "--burst", WORKERCTX_LOG_LEVEL="error", WORKERCTX_LOG_FORMAT="json")
