@@ -62,6 +62,9 @@ from workerctx.service import (
     JobRegistry as JobRegistry,
 )
 from workerctx.service import (
+    ProcessCtx as ProcessCtx,
+)
+from workerctx.service import (
     injected as injected,
 )
 

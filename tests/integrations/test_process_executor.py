@@ -14,9 +14,9 @@ import anyio
 import pytest
 
 from workerctx import WorkerConfig, WorkerLoop
-from workerctx.errors import JobFailed
-from workerctx.queue import JobState
-from workerctx.service import process
+from workerctx.errors import HandlerFailed, JobFailed
+from workerctx.queue import JobState, QueuedJob
+from workerctx.service import JobCtx, Site, process
 from workerctx.testing import wait_until
 
 PATIENCE = 30.0
@@ -317,6 +317,19 @@ async def test_a_name_that_leads_to_another_handler_is_refused(jobs, serving):
     async with serving():
         handle = await jobs.find("covered").enqueue()
         assert "is not the handler" in (await error_of(handle)).message
+
+
+async def test_without_a_worker_a_run_has_a_process_to_itself(hands, jobs):
+    """What the handler raised comes alone, and the process is gone."""
+
+    def ctx(handler, payload):
+        job = QueuedJob(id="job-1", kind=handler.kind, payload_json=payload, attempt=1, max_attempts=1)
+        return JobCtx(job, Site(jobs.storage))
+
+    with pytest.raises(HandlerFailed, match="ValueError: bad luck"):
+        await hands.fail.run(ctx(hands.fail, b'{"message": "bad luck"}'))
+    pid = await hands.whoami.run(ctx(hands.whoami, b"{}"))
+    await wait_until_gone([pid])
 
 
 async def test_processes_do_not_outlive_a_killed_worker(hands, jobs, notes):

@@ -8,7 +8,16 @@ from typing import Annotated, Any, assert_type
 
 from workerctx.lifecycle import WorkerContext
 from workerctx.queue import EnqueueOutcome, EnqueueRequest, JobHandle, JobState
-from workerctx.service import From, JobCtx, JobHandler, JobRegistry, SyncJobHandle, TypedJobHandle, injected
+from workerctx.service import (
+    From,
+    JobCtx,
+    JobHandler,
+    JobRegistry,
+    ProcessCtx,
+    SyncJobHandle,
+    TypedJobHandle,
+    injected,
+)
 
 jobs = JobRegistry("memory://")
 
@@ -69,6 +78,19 @@ def in_thread_with_both(ctx: JobCtx, worker: WorkerContext, count: int) -> str:
     return f"{ctx}{worker}{count}"
 
 
+@jobs.register(executor="process", timeout=60)
+def in_process(path: str, width: int = 256) -> bytes:
+    """In a process of its own, no context."""
+    return f"{path}{width}".encode()
+
+
+@jobs.register(executor="process")
+def in_process_with_ctx(ctx: ProcessCtx, path: str) -> int:
+    """In a process of its own, a leading ProcessCtx."""
+    ctx.progress(len(path), 3)
+    return ctx.attempt
+
+
 @jobs.register
 async def with_injection(ctx: JobCtx, path: str, *, db: Annotated[DB, From(get_db)] = injected()) -> DB:
     """An injected parameter."""
@@ -90,6 +112,9 @@ async def enqueueing() -> None:
     assert_type(await with_job.enqueue("cat.jpg", width=128), TypedJobHandle[bytes])
     assert_type(await with_worker.enqueue("cat.jpg"), TypedJobHandle[int])
     assert_type(await with_both.enqueue("cat.jpg"), TypedJobHandle[None])
+    assert_type(await in_process.enqueue("cat.jpg", width=128), TypedJobHandle[bytes])
+    assert_type(await in_process_with_ctx.enqueue("cat.jpg"), TypedJobHandle[int])
+    assert_type(in_process_with_ctx(ProcessCtx("1"), "cat.jpg"), int)
     assert_type(await in_thread.enqueue("cat.jpg", times=2), TypedJobHandle[list[str]])
     assert_type(await in_thread_with_job.enqueue("cat.jpg"), TypedJobHandle[float])
     assert_type(await in_thread_with_worker.enqueue(3), TypedJobHandle[bool])
@@ -159,6 +184,8 @@ async def refused(ctx: JobCtx, worker: WorkerContext) -> None:
     await plain.enqueue("cat.jpg", 1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await with_job.enqueue(ctx, "cat.jpg")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await with_worker.enqueue(worker, "cat.jpg")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    await in_process_with_ctx.enqueue(ProcessCtx("1"), "a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    jobs.register(executor="thread")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await in_thread.enqueue("cat.jpg", 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     with_job.request("cat.jpg", width="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with_job.enqueue_sync(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -20,6 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from attrs import define, field
 
 from workerctx.errors import HandlerCrashed, InvalidHandler
+from workerctx.lifecycle.host import collapse
 from workerctx.queue import CancelReason
 from workerctx.queue.codec import MAX_JSON_BYTES
 from workerctx.service.wire import Began, Cancel, Failed, Progress, Start, decode_answer, encode
@@ -164,7 +165,7 @@ class _Child:
 class Processes(AsyncContextManagerMixin):
     """The processes of one worker's handlers, inside an ``async with``.
 
-    A process that did a job waits `IDLE_SECONDS` for the next one. It is not used again once its run was told to
+    A process that did a job waits 10 s for the next one. It is not used again once its run was told to
     stop, or it did not make itself understood.
     """
 
@@ -176,12 +177,18 @@ class Processes(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                yield self
-            finally:
-                for child in self._children:
-                    child.scope.cancel()
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                try:
+                    yield self
+                finally:
+                    for child in self._children:
+                        child.scope.cancel()
+        except BaseException as exc:
+            error = collapse(exc)
+            if error is exc:
+                raise
+            raise error from error.__cause__
 
     async def run(self, ctx: JobCtx, contract: Contract, payload: bytes) -> bytes:
         """Run a handler and return its output as JSON.
@@ -195,8 +202,8 @@ class Processes(AsyncContextManagerMixin):
             HandlerFailed: The handler raised. Verdicts such as `Abort` come as they are.
             HandlerCrashed: Its process ended before the handler did.
 
-        Cancellation: the handler is told, and its process group killed after `KILL_GRACE` seconds. What it returns or
-            raises until then counts.
+        Cancellation: the handler is told, and its process group killed a second later. What it returns or raises until
+            then counts.
         """
         child = await self._begin(_lines(ctx, contract, payload))
         try:
@@ -263,7 +270,7 @@ class Processes(AsyncContextManagerMixin):
 
 
 async def run_in_process(ctx: JobCtx, contract: Contract, payload: bytes) -> bytes:
-    """Run a handler in a process of its worker, or in one for this run alone; see `Processes.run`."""
+    """Run a handler in a process of its worker, or in one for this run alone; see ``Processes.run``."""
     assert contract.target is not None
     found = contract.target.find()
     if getattr(found, "__wrapped__", found) is not contract.function and found is not contract.function:
