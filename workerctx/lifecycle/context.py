@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import anyio
 import anyio.lowlevel
 
-from workerctx.errors import NotAccepting, SelfAwait
-from workerctx.lifecycle import forks, signals
+from workerctx.errors import NotAccepting
+from workerctx.lifecycle import forks
 from workerctx.lifecycle.control import OWN_GRACE, WorkerControl, seconds_of
 from workerctx.lifecycle.home import Home
-from workerctx.lifecycle.host import Host, failure_of
+from workerctx.lifecycle.host import Host
 from workerctx.lifecycle.pulling import UntilStopped
 from workerctx.lifecycle.shell import OnChildFailure, Shell
 from workerctx.lifecycle.signals import Outbox
 from workerctx.lifecycle.spawned import SpawnedTask, SpawnedWork, coroutine_of, run
 from workerctx.lifecycle.state import Machine, WorkerState
-from workerctx.lifecycle.tracked import RUN_OF_TRACKED, Tracked, close_coroutine, label_of
+from workerctx.lifecycle.tracked import Tracked, close_coroutine, label_of
+from workerctx.lifecycle.waiting import refuse_self_await, wait_finished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
@@ -233,12 +234,8 @@ class WorkerContext(WorkerControl):
 
         Cancellation: never touches the worker.
         """
-        if self._is_waiting_for_itself():
-            raise SelfAwait(
-                f"a task or listener of worker {self.name!r} awaits that worker, which would wait for itself for ever:"
-                " await it from outside, or wait_stopping() instead"
-            )
-        return self._wait_finished().__await__()
+        refuse_self_await(self._shell)
+        return wait_finished(self._shell).__await__()
 
     async def wait_started(self) -> None:
         """Return once the worker was started, or stopped without a start.
@@ -310,20 +307,6 @@ class WorkerContext(WorkerControl):
             raise self._shell.machine.refuse("leave", "it was not entered")
         return await hosting.__aexit__(kind, exc, tb)
 
-    async def _wait_finished(self) -> None:
-        shell = self._shell
-        if shell.released:
-            await anyio.lowlevel.checkpoint()
-        if shell.host is not None and shell.host.is_body():
-            # The worker cannot finish before its own body ends.
-            await shell.stopping.wait()
-            await shell.wait_quiet(shell.quiet)
-        else:
-            await shell.wait_quiet(shell.finished)
-        failed = failure_of(shell)
-        if failed is not None:
-            raise failed
-
     def _admit(self, awaitable: Awaitable[T]) -> Awaitable[T]:
         if self._shell.machine.snapshot.stopping:
             label = label_of(awaitable)
@@ -348,17 +331,6 @@ class WorkerContext(WorkerControl):
             f"worker {self.name!r} takes no more work, it is {'finished' if now.finished else 'stopping'}{because}:"
             f" {label} was not run, hand it to another worker"
         )
-
-    def _is_waiting_for_itself(self) -> bool:
-        frame = inspect.currentframe()
-        while frame is not None:
-            if frame.f_code is RUN_OF_TRACKED:
-                if frame.f_locals["self"].ledger is self._shell.ledger:
-                    return True
-            elif frame.f_code is signals.serve.__code__ and frame.f_locals["context"] is self:
-                return True
-            frame = frame.f_back
-        return False
 
     def __del__(self) -> None:
         shell: Shell | None = getattr(self, "_shell", None)

@@ -82,6 +82,7 @@ async def test_it_does_not_pull_while_paused():
     late = Source(4)
     await consume(ctx, late, got)
     assert late.pulls == 0
+    await ctx
 
 
 async def test_it_does_not_pull_while_full(eventually):
@@ -125,6 +126,7 @@ async def test_room_is_seen_when_work_is_dropped(in_thread, eventually):
         await in_thread(tracked.close)
         await eventually(lambda: got == [1])
         ctx.stop()
+    await ctx
 
 
 async def test_a_stop_while_full_or_paused_ends_it():
