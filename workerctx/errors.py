@@ -66,7 +66,7 @@ class MonitorFailed(WorkerError):
 
     def __init__(self, message: str, failures: Sequence[tuple[str, BaseException]]) -> None:
         super().__init__(message)
-        self.failures = tuple(failures)
+        self.failures: tuple[tuple[str, BaseException], ...] = tuple(failures)
 
 
 # Queue ------------------------------------------------------------------------
@@ -310,7 +310,10 @@ class CircuitOpen(Throttled):
 
     def __init__(self, retry_after: float, kind: str) -> None:
         super().__init__(retry_after)
-        self.args = (f"the circuit in front of {kind} is open: try again in {retry_after:.3f} s",)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return f"the circuit in front of {self.kind} is open: try again in {self.retry_after:.3f} s"
 
 
 class RequestRejected(Abort):

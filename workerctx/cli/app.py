@@ -30,7 +30,7 @@ from workerctx.cli.workflows import workflows
 from workerctx.errors import InvalidConfig
 from workerctx.runtime import WorkerConfig
 
-app = App(
+app: App = App(
     name="workerctx",
     help="Run workers and look after their jobs.",
     version=workerctx.__version__,

@@ -157,7 +157,7 @@ class HealthServer:
         except (OSError, OverflowError) as exc:
             raise CommandError(f"probes cannot be answered on {options.host} port {options.port}: {exc}") from exc
         host = f"[{options.host}]" if family is socket.AF_INET6 else options.host
-        self.url = f"http://{host}:{self._server.server_address[1]}"
+        self.url: str = f"http://{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="workerctx health", daemon=True)
 
     def __enter__(self) -> Self:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from workerctx.cli.output import Output
     from workerctx.queue import Storage
 
-jobs = App(name="jobs", help="List and show jobs, explain why one is not running; retry, cancel and delete them.")
+jobs: App = App(name="jobs", help="List and show jobs, explain why one is not running; retry, cancel and delete them.")
 
 Id = Annotated[str, Parameter(name="ID", help="The job.")]
 Ids = Annotated[str, Parameter(name="ID", help="A job, instead of filters.")]

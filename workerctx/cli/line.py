@@ -121,10 +121,10 @@ class LowerEnd:
             return None
         try:
             number, descriptor = map(int, told.split(":"))
-            os.set_inheritable(descriptor, False)
             end = cls(number, socket.socket(fileno=descriptor))
         except (ValueError, OSError) as exc:
             raise CommandError(f"{VARIABLE} is for the processes of a supervisor, which sets it: unset it") from exc
+        end._socket.set_inheritable(False)
         threading.Thread(target=end._listen, name="workerctx supervisor line", daemon=True).start()
         return end
 
@@ -139,7 +139,7 @@ class LowerEnd:
             self._attached = target, health
 
     def _listen(self) -> None:
-        with self._socket.makefile("rb") as lines, suppress(OSError):
+        with self._socket, self._socket.makefile("rb") as lines, suppress(OSError):
             for line in lines:
                 order = _orders.decode(line)
                 if isinstance(order, _Stop):

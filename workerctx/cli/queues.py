@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from workerctx.cli.output import Output
     from workerctx.queue import Storage, WorkerInfo
 
-queues = App(name="queues", help="List queues; pause and resume them for every worker.")
+queues: App = App(name="queues", help="List queues; pause and resume them for every worker.")
 
 _COLUMNS: Final = ("QUEUE", "STATE", *(state.value.upper() for state in JobState), "WORKERS")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from workerctx.cli.output import Output
     from workerctx.queue import Schedule, Storage
 
-schedules = App(name="schedules", help="List schedules; run one now, pause and resume them.")
+schedules: App = App(name="schedules", help="List schedules; run one now, pause and resume them.")
 
 _COLUMNS: Final = ("SCHEDULE", "STATE", "WHEN", "KIND", "QUEUE", "NEXT", "LAST")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workerctx.cli.output import Output
     from workerctx.queue import Storage, WorkerInfo
 
-workers = App(name="workers", help="List running workers; pause, resume and stop them from another process.")
+workers: App = App(name="workers", help="List running workers; pause, resume and stop them from another process.")
 
 _COLUMNS: Final = ("ID", "STATE", "HEARD", "JOBS", "QUEUES", "LABELS", "KINDS", "PROCESS")
 

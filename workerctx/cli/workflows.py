@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from workerctx.cli.output import Output
     from workerctx.queue import Storage
 
-workflows = App(name="workflows", help="Cancel a workflow, or let it accept jobs again.")
+workflows: App = App(name="workflows", help="Cancel a workflow, or let it accept jobs again.")
 
 Id = Annotated[str, Parameter(name="ID", help="The workflow.")]
 

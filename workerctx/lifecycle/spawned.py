@@ -39,8 +39,8 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
 
     def __init__(self, name: str, *, essential: bool) -> None:
         outcome: list[tuple[T_co | None, BaseException | None, TracebackType | None]] = []
-        self.name = name
-        self.essential = essential
+        self.name: str = name
+        self.essential: bool = essential
         self._began = time.monotonic()
         self._outcome = outcome
         self._latch = Latch(lambda: bool(outcome))

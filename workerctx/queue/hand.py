@@ -36,12 +36,12 @@ class Call(Generic[R]):
     def __init__(
         self, operation: Any, orphan: Callable[[R], Any] | None, home: Home | None, wake: Callable[[], object] | None
     ) -> None:
-        self.operation = operation
-        self.orphan = orphan
-        self.home = home
+        self.operation: Any = operation
+        self.orphan: Callable[[R], Any] | None = orphan
+        self.home: Home | None = home
         self._wake = wake
-        self.state = PENDING
-        self.abandoned = False
+        self.state: int = PENDING
+        self.abandoned: bool = False
         self.result: R | None = None
         self.error: BaseException | None = None
 
@@ -93,9 +93,9 @@ class Hand:
         undo: Callable[[Call[Any]], object],
     ) -> None:
         self.inbox: SimpleQueue[Call[Any] | None] = SimpleQueue()
-        self.opened = threading.Event()
+        self.opened: threading.Event = threading.Event()
         self.failure: BaseException | None = None
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self.thread: threading.Thread
         self._lock = lock
         self._max_batch = max_batch

@@ -79,9 +79,9 @@ class WorkerLoop(AsyncContextManagerMixin):
         if not jobs.kinds:
             raise WorkerError(f"{jobs!r} has nothing to run: register a handler with @jobs.register first")
         self.jobs = jobs
-        self.config = config or WorkerConfig.from_env()
-        self.host_id = host_id()
-        self.worker_id = new_id()
+        self.config: WorkerConfig = config or WorkerConfig.from_env()
+        self.host_id: str = host_id()
+        self.worker_id: str = new_id()
         self._tenant_scope = tenant_scope
         self._data = DataMap(data or {})
         self._burst = False

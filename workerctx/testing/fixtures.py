@@ -14,8 +14,8 @@ from workerctx.testing.virtual import virtual_clock
 
 try:
     import pytest
-except ModuleNotFoundError as exc:
-    raise ModuleNotFoundError("the fixtures need pytest: pip install 'workerctx[testing]'") from exc
+except ModuleNotFoundError as _missing:
+    raise ModuleNotFoundError("the fixtures need pytest: pip install 'workerctx[testing]'") from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

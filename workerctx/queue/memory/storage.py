@@ -40,10 +40,10 @@ class MemoryStorage:
         self.url = url
         self.namespace = namespace
         self._session = Session(store)
-        self.jobs = MemoryJobs(self._session)
-        self.rate_limits = MemoryRateLimits(self._session)
-        self.workers = MemoryWorkers(self._session)
-        self.schedules = MemorySchedules(self._session)
+        self.jobs: MemoryJobs = MemoryJobs(self._session)
+        self.rate_limits: MemoryRateLimits = MemoryRateLimits(self._session)
+        self.workers: MemoryWorkers = MemoryWorkers(self._session)
+        self.schedules: MemorySchedules = MemorySchedules(self._session)
 
     def __repr__(self) -> str:
         return f"<MemoryStorage {self.url!r} namespace={self.namespace!r}>"

@@ -54,7 +54,7 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.jobs: dict[str, QueuedJob] = {}
         self.held: dict[str, Held] = {}
         self.lines: dict[str, Line] = {}

@@ -70,7 +70,7 @@ class Catch:
             `HandlerCrashed`.
     """
 
-    role: ClassVar = LayerRole.CATCH
+    role: ClassVar[LayerRole] = LayerRole.CATCH
 
     handler: Callable[[Request, BaseException], Exception] | None = None
 

@@ -161,7 +161,7 @@ class CircuitBreaker:
     _circuits: Keyed[Circuit] = field(
         default=Factory(lambda self: self.circuits(), takes_self=True), init=False, repr=False
     )
-    neutral: ClassVar = (Abort, Snooze, Throttled)
+    neutral: ClassVar[tuple[type[Exception], ...]] = (Abort, Snooze, Throttled)
 
     def circuits(self) -> Keyed[Circuit]:
         """Return circuits that are closed."""

@@ -30,7 +30,7 @@ class Concurrency:
         ValueError: The limit is below 1.
     """
 
-    role: ClassVar = LayerRole.CONCURRENCY
+    role: ClassVar[LayerRole] = LayerRole.CONCURRENCY
 
     limit: int = field(validator=validators.ge(1))
     by: Key | None = field(default=None, kw_only=True)

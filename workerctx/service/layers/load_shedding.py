@@ -37,7 +37,7 @@ class LoadShed:
         ValueError: A number is out of range, or there is no limit at all.
     """
 
-    role: ClassVar = LayerRole.LOAD_SHEDDING
+    role: ClassVar[LayerRole] = LayerRole.LOAD_SHEDDING
 
     max_in_flight: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
     max_lag: float | None = field(default=None, converter=optional_positive_seconds, kw_only=True)

@@ -38,7 +38,7 @@ class LocalRateLimit:
         ValueError: The limit is below 1, or the time not above 0.
     """
 
-    role: ClassVar = LayerRole.RATE_LIMIT
+    role: ClassVar[LayerRole] = LayerRole.RATE_LIMIT
 
     limit: int = field(validator=validators.ge(1))
     per: float = field(converter=positive_seconds)
@@ -80,7 +80,7 @@ class ClusterRateLimit:
         ValueError: The amount is below 1.
     """
 
-    role: ClassVar = LayerRole.RATE_LIMIT
+    role: ClassVar[LayerRole] = LayerRole.RATE_LIMIT
 
     scope: str | Callable[[Request], str]
     amount: int = field(default=1, validator=validators.ge(1))

@@ -62,7 +62,7 @@ class Retry:
         ValueError: A number is out of range.
     """
 
-    role: ClassVar = LayerRole.RETRY
+    role: ClassVar[LayerRole] = LayerRole.RETRY
 
     retries: int = field(default=5, validator=validators.ge(0))
     backoff: RetryPolicy = Exponential(base=0.5, cap=30.0)  # noqa: RUF009 - it is immutable

@@ -30,7 +30,7 @@ class Timeout:
         ValueError: It is not above 0.
     """
 
-    role: ClassVar = LayerRole.TIMEOUT
+    role: ClassVar[LayerRole] = LayerRole.TIMEOUT
 
     seconds: float = field(converter=positive_seconds)
 

@@ -35,7 +35,7 @@ class Trace:
             library; the trace headers of the job are in ``request.data.require(JobCtx).job.headers``.
     """
 
-    role: ClassVar = LayerRole.TRACE
+    role: ClassVar[LayerRole] = LayerRole.TRACE
 
     level: int = logging.DEBUG
     make_span: Callable[[Request], AbstractContextManager[object]] | None = None

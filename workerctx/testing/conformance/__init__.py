@@ -24,8 +24,8 @@ Every test runs with the backends of the ``anyio_backend`` fixture, by default a
 
 try:
     import pytest
-except ModuleNotFoundError as exc:
-    raise ModuleNotFoundError("the conformance suite needs pytest: pip install 'workerctx[testing]'") from exc
+except ModuleNotFoundError as _missing:
+    raise ModuleNotFoundError("the conformance suite needs pytest: pip install 'workerctx[testing]'") from _missing
 
 _ROOMS = (
     "attempts",
