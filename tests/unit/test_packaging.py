@@ -121,7 +121,7 @@ def test_readme_opens_with_the_two_commands_that_ci_runs(command):
     """README's first two sh blocks are the example and the tests, each for a fresh clone."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "docs/examples/duplicates.py" in command(readme, 1)
-    assert command(readme, 2).rstrip().endswith("python -m pytest -q")
+    assert command(readme, 2).rstrip().endswith("python -m pytest -q -n auto --dist loadfile")
 
 
 def test_a_block_that_readme_lacks_is_refused(command):
