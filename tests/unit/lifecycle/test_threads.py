@@ -122,7 +122,7 @@ def test_a_stop_after_the_loop_closed_around_an_entered_context():
     assert ctx.is_stopped
 
 
-def life(ctx, backend, results):
+def life(ctx, backend, results, worked):
     async def work():
         await anyio.lowlevel.checkpoint()
         return anyio.get_cancelled_exc_class()
@@ -131,6 +131,7 @@ def life(ctx, backend, results):
         async with ctx:
             results.append(await ctx.spawn(work))
             results.append(await ctx.track(work()))
+            worked.release()
             await ctx.sleep(30)
         await ctx
 
@@ -142,13 +143,16 @@ def test_two_backends_in_one_process():
     token = Shutdown()
     contexts = [(WorkerContext(backend, shutdown=token), backend) for backend in ("asyncio", "trio") * 2]
     results = {id(ctx): [] for ctx, _ in contexts}
+    worked = threading.Semaphore(0)
     threads = [
-        threading.Thread(target=life, args=(ctx, backend, results[id(ctx)]), daemon=True) for ctx, backend in contexts
+        threading.Thread(target=life, args=(ctx, backend, results[id(ctx)], worked), daemon=True)
+        for ctx, backend in contexts
     ]
     for thread in threads:
         thread.start()
     for ctx, _ in contexts:
         anyio.run(ctx.wait_started, backend="trio")
+        assert worked.acquire(timeout=20)
     token.set("everybody")
     for thread in threads:
         thread.join(20)
