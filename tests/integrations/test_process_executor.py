@@ -161,6 +161,17 @@ async def test_a_handler_may_finish_after_the_word(hands, serving, notes):
         await wait_until_gone([pid])
 
 
+async def test_a_lost_lease_ends_the_run(hands, jobs, serving, notes):
+    """W7: a job that belongs to somebody else by now is not worked on; nobody is told of it."""
+    async with serving(heartbeat=0.1):
+        handle = await hands.hang.enqueue(str(notes))
+        pids = await read_pids(notes)
+        await jobs.storage.advance(3600)
+        await jobs.storage.jobs.reap_expired_leases()
+        await wait_until_gone(pids)
+        assert (await error_of(handle)).kind == "lease expired"
+
+
 async def test_a_shutdown_gives_the_job_back(hands, serving, notes):
     """W3: a handler hears of the stop at once, is killed after the grace, and its attempt is not used up."""
     async with serving(grace=0.5) as loop:

@@ -165,8 +165,8 @@ class _Child:
 class Processes(AsyncContextManagerMixin):
     """The processes of one worker's handlers, inside an ``async with``.
 
-    A process that did a job waits 10 s for the next one. It is not used again once its run was told to
-    stop, or it did not make itself understood.
+    A process that did a job waits 10 s for the next one. It is not used again once its run was told to stop, or it did
+    not make itself understood.
     """
 
     _tasks: TaskGroup
