@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
@@ -76,7 +77,8 @@ class Announcer:
             _log.info(text, extra=facts)
             return
         lines = [text, *(f"  {label:<12} {fact}" for label, fact in (facts or {}).items())]
-        print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - a command's output
+        with suppress(OSError):  # a process whose output was closed works on, as it does when it logs
+            print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - a command's output
 
     def complain(self, error: Exception, status: int) -> int:
         """Say what is wrong and hand back the exit status; to programs with the traceback of what is no sentence."""

@@ -65,11 +65,13 @@ class HardExit:
                     return
             except queue.Empty:
                 break
-        print(  # noqa: T201 - logging may be what hangs
-            f"workerctx: the deadline has passed {self._limit:g} seconds ago and the process has not ended;"
-            f" exit status {EXIT_CODE}. {self._describe()}",
-            file=sys.stderr,
-            flush=True,
-        )
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        os._exit(EXIT_CODE)
+        try:
+            print(  # noqa: T201 - logging may be what hangs
+                f"workerctx: the deadline has passed {self._limit:g} seconds ago and the process has not ended;"
+                f" exit status {EXIT_CODE}. {self._describe()}",
+                file=sys.stderr,
+                flush=True,
+            )
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        finally:  # whether or not anybody can be told
+            os._exit(EXIT_CODE)

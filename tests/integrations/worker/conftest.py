@@ -93,13 +93,20 @@ async def leave() -> None:
 class Worker:
     """A worker process; its output is read line by line."""
 
-    def __init__(self, folder: Path, *arguments: str, module: str = "workerctx", **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        module: str = "workerctx",
+        stderr: int = subprocess.STDOUT,
+        **environ: str,
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "WORKERCTX_HEARTBEAT": "0.2", **environ},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
         )
         self.lines: list[str] = []
@@ -158,7 +165,7 @@ def start(folder: Path) -> Iterator[Callable[..., Worker]]:
     """Start workers, and see to it that none is left behind."""
     workers: list[Worker] = []
 
-    def start(*arguments: str, **settings: str) -> Worker:
+    def start(*arguments: str, **settings: Any) -> Worker:
         worker = Worker(folder, *arguments, **settings)
         workers.append(worker)
         return worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import textwrap
 import time
@@ -236,3 +237,17 @@ def test_a_worker_whose_store_cannot_be_opened_fails_with_1(start: Any, folder: 
     worker = start("worker", "app:jobs")
     assert worker.ends() == 1, worker.output
     assert "not a database" in worker.output
+
+
+@pytest.mark.parametrize("options", [(), ("--processes", "1")], ids=["alone", "supervised"])
+def test_the_hard_limit_holds_when_nobody_reads_the_output(start: Any, enqueue: Any, options: tuple[str, ...]) -> None:
+    """L26: a process that cannot say where it is stuck, as its standard error was closed, is ended all the same."""
+    enqueue("blocking")
+    reader, writer = os.pipe()
+    os.close(reader)
+    worker = start("worker", "app:jobs", *options, "--grace", "0", stderr=writer, WORKERCTX_HARD_LIMIT="0.2")
+    os.close(writer)
+    worker.wait_for("waiting")
+    number = signal.SIGKILL if options else signal.SIGTERM
+    worker.signal(number)
+    assert worker.ends() == (-number if options else 70), worker.output
