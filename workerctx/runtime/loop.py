@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SILENCE: Final = 60.0
+"""Seconds without a heartbeat after which a worker is taken off the list."""
 _CLOCK: Final = 0.25
 """Seconds between two looks at what time has run out."""
 
@@ -248,6 +250,7 @@ class WorkerLoop(AsyncContextManagerMixin):
                 lambda: reports.run(name),
                 lambda: presence.run(config.heartbeat),
                 lambda: keep_on(name, "reap expired leases", config.reap_interval, reap),
+                lambda: keep_on(name, "forget silent workers", _SILENCE, lambda: storage.workers.reap(_SILENCE)),
             ):
                 tasks.start_soon(self._serve, chore)
             try:

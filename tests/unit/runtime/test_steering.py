@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from workerctx.lifecycle import HeartBeat
-from workerctx.queue import JobState, WorkerCommand
+from workerctx.queue import JobState, WorkerCommand, WorkerInfo
+from workerctx.testing import advance, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,3 +175,20 @@ async def test_commands_from_elsewhere(jobs: JobRegistry, serving: Callable[...,
         await workers.send(loop.worker_id, WorkerCommand.STOP)
         await eventually(lambda: loop.context.is_stopped)
     assert loop.context.reason == "remote command"
+
+
+async def test_a_worker_that_was_silent_for_a_minute_is_taken_off_the_list(jobs: Any, serving: Any) -> None:
+    """W10: a new worker forgets one that was killed, and leaves its jobs to the leases."""
+
+    @jobs.register
+    async def nothing() -> None: ...
+
+    workers = jobs.storage.workers
+    await workers.register(WorkerInfo(id="killed"))
+    await advance(jobs.storage, 61)
+    async with serving() as loop:
+        await wait_until(lambda: _only(workers, loop.worker_id))
+
+
+async def _only(workers: Any, worker_id: str) -> bool:
+    return [worker.id for worker in await workers.list()] == [worker_id]
