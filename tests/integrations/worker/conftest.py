@@ -91,7 +91,10 @@ async def leave() -> None:
 
 
 class Worker:
-    """A worker process; its output is read line by line."""
+    """A worker process; its output is read line by line.
+
+    What several processes print is flushed, not unbuffered: then a line is one write, and lines do not mix.
+    """
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "WORKERCTX_HEARTBEAT": "0.2", **environ},
+            env={**os.environ, "WORKERCTX_HEARTBEAT": "0.2", **environ},
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
