@@ -92,7 +92,7 @@ class Success(Event):
 
     Attributes:
         name: the name of the task or coroutine.
-        seconds: how long it ran.
+        seconds: how long it ran; NaN if nobody listened when it began.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Error(Event):
 
     Attributes:
         name: the name of the task or coroutine.
-        seconds: how long it ran.
+        seconds: how long it ran; NaN if nobody listened when it began.
         error: what it raised.
     """
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from workerctx.errors import TaskCancelled
 from workerctx.lifecycle.latch import Latch
@@ -27,6 +28,11 @@ T_co = TypeVar("T_co", covariant=True)
 _log = logging.getLogger("workerctx")
 
 
+class _Life(TypedDict, Generic[T_co], total=False):
+    latch: Latch
+    end: tuple[T_co | None, BaseException | None, TracebackType | None]
+
+
 class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     """The handle of a spawned task; made by `WorkerContext.spawn`.
 
@@ -35,15 +41,13 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     Cancellation: cancelling a waiter does not touch the task.
     """
 
-    __slots__ = ("__weakref__", "_began", "_handle", "_latch", "_outcome", "essential", "name")
+    __slots__ = ("__weakref__", "_began", "_handle", "_life", "essential", "name")
 
     def __init__(self, name: str, *, essential: bool) -> None:
-        outcome: list[tuple[T_co | None, BaseException | None, TracebackType | None]] = []
-        self.name: str = name
-        self.essential: bool = essential
+        self.name = name
+        self.essential = essential
         self._began = time.monotonic()
-        self._outcome = outcome
-        self._latch = Latch(lambda: bool(outcome))
+        self._life: _Life[T_co] = {}
         self._handle: TaskHandle[None] | None = None
 
     def __await__(self) -> Generator[Any, Any, T_co]:
@@ -55,13 +59,19 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
         return self._wait().__await__()
 
     async def _wait(self) -> T_co:
-        await self._latch.wait()
-        result, failure, traceback = self._outcome[0]
+        if self.done:
+            await anyio.lowlevel.checkpoint()
+        else:
+            # Most handles are never awaited. setdefault is atomic: all waiters share one latch.
+            await self._life.setdefault("latch", _until_end(self._life)).wait()
+        end = self._life.get("end")
+        assert end is not None
+        result, failure, traceback = end
         if failure is not None:
             try:
                 raise failure.with_traceback(traceback)  # or it would grow with each waiter
             finally:
-                del failure, traceback, self  # they would hold each other through the traceback
+                del end, failure, traceback, self  # they would hold each other through the traceback
         return result  # type: ignore[return-value] # pyright: ignore[reportReturnType] - without a failure there is one
 
     def cancel(self) -> None:
@@ -80,7 +90,7 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     @property
     def done(self) -> bool:
         """Whether the task has ended."""
-        return bool(self._outcome)
+        return "end" in self._life
 
     def attach(self, handle: TaskHandle[None]) -> None:
         """Remember what cancels the task."""
@@ -88,9 +98,12 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
 
     def end(self, result: T_co | None, failure: BaseException | None) -> None:  # pyright: ignore[reportGeneralTypeIssues] - set once by its runner
         """Record the result, or what the task raised."""
-        self._outcome.append((result, failure, None if failure is None else failure.__traceback__))
         self._handle = None
-        self._latch.wake()
+        self._life["end"] = (result, failure, None if failure is None else failure.__traceback__)
+        # Those who come now see the end for themselves.
+        latch = self._life.pop("latch", None)
+        if latch is not None:
+            latch.wake()
 
     def never_ran(self) -> None:
         """Record that the task was cancelled before its first step."""
@@ -115,6 +128,10 @@ class SpawnedWork(Tracked[T_co]):
     def label(self) -> str:
         """The name that the task was spawned under."""
         return self._name
+
+
+def _until_end(life: _Life[Any]) -> Latch:
+    return Latch(lambda: "end" in life)
 
 
 async def run(shell: Shell, task: SpawnedTask[T_co], work: SpawnedWork[T_co]) -> None:

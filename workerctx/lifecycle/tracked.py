@@ -6,6 +6,7 @@ exception, cancellation, `close()` or garbage collection. It has no task, no can
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Awaitable, Coroutine, Generator
 from time import monotonic
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 _OPEN = WorkerState.RUNNING
-_NEW = 0
-_RUNNING = 1
-_OVER = 2
+# Since when a tracked awaitable runs, in one slot with whether it does.
+_NEW = 0.0
+_UNTIMED = float("nan")  # it is true, and a duration counted from it is unknown
+_OVER = -1.0
 
 
 class Tracked(Awaitable[T_co], Generic[T_co]):
@@ -42,12 +44,12 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
     Threads: for the worker's event loop only.
     """
 
-    __slots__ = ("_inner", "_ledger", "_phase")
+    __slots__ = ("_inner", "_ledger", "_since")
 
     def __init__(self, ledger: Ledger, inner: Awaitable[T_co]) -> None:
         self._ledger = ledger
         self._inner = inner
-        self._phase = _NEW
+        self._since = _NEW
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         """Run the wrapped awaitable.
@@ -56,32 +58,30 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
             RuntimeError: it was awaited or closed before.
             NotAccepting: the worker was stopped before it started; the wrapped coroutine is closed.
         """
-        if self._phase:
+        if self._since:
             raise RuntimeError(f"{self!r} was awaited or closed already: track a new coroutine for each run")
-        self._phase = _RUNNING
+        # Few names: each one costs every suspended task eight bytes.
         ledger = self._ledger
-        now = ledger.machine.tip
-        began = monotonic()
+        self._since = _UNTIMED
         try:
-            if now.following or now.state is not _OPEN:
+            if ledger.machine.tip.following or ledger.machine.tip.state is not _OPEN:
                 yield from self._pass_gate()
-                began = monotonic()
+            if ledger.outbox.listeners or worker_event.receivers:
+                self._since = monotonic()
             result = yield from self._inner.__await__()
         except GeneratorExit:
-            self._phase = _OVER
+            self._since = _OVER
             ledger.drop()  # not `left`: the garbage collector may be doing this in another thread
             raise
-        except BaseException as exc:
-            self._leave()
-            if ledger.outbox.listeners or worker_event.receivers:
-                self._tell_error(monotonic() - began, exc)
+        except BaseException:
+            self._failed()
             raise
-        self._phase = _OVER
         ledger.left += 1
         if ledger.attentive:
             ledger.leave()
         if ledger.outbox.listeners or worker_event.receivers:
-            self._tell_success(monotonic() - began)
+            self._succeeded()
+        self._since = _OVER
         return result
 
     def close(self) -> None:
@@ -89,13 +89,13 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
 
         Harmless when repeated or when the work has begun.
         """
-        if not self._phase:
-            self._phase = _OVER
+        if not self._since:
+            self._since = _OVER
             close_coroutine(self._inner)
             self._ledger.drop()
 
     def __del__(self) -> None:
-        if not self._phase:
+        if not self._since:
             message = f"{self!r} was never awaited; its coroutine was closed and has left the count"
             self.close()
             warnings.warn(message, ResourceWarning, stacklevel=1, source=self._inner)
@@ -116,7 +116,7 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
     @property
     def is_in(self) -> bool:
         """Whether it is on the count."""
-        return self._phase < _OVER
+        return self._since != _OVER
 
     def _pass_gate(self) -> Generator[Any, Any, None]:
         try:
@@ -125,22 +125,23 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
             close_coroutine(self._inner)
             raise
 
-    def _leave(self) -> None:
-        self._phase = _OVER
+    def _failed(self) -> None:
+        error = sys.exc_info()[1]
+        seconds = monotonic() - self._since
+        self._since = _OVER
         ledger = self._ledger
         ledger.left += 1
         if ledger.attentive:
             ledger.leave()
+        if error is None or not ledger.outbox.audience(Error) or isinstance(error, anyio.get_cancelled_exc_class()):
+            return
+        ledger.outbox.send(Error(sequence=ledger.sequence, name=self.label, seconds=seconds, error=error))
 
-    def _tell_success(self, seconds: float) -> None:
-        outbox = self._ledger.outbox
-        if outbox.audience(Success):
-            outbox.send(Success(sequence=self._ledger.sequence, name=self.label, seconds=seconds))
-
-    def _tell_error(self, seconds: float, error: BaseException) -> None:
-        outbox = self._ledger.outbox
-        if outbox.audience(Error) and not isinstance(error, anyio.get_cancelled_exc_class()):
-            outbox.send(Error(sequence=self._ledger.sequence, name=self.label, seconds=seconds, error=error))
+    def _succeeded(self) -> None:
+        ledger = self._ledger
+        if ledger.outbox.audience(Success):
+            seconds = monotonic() - self._since
+            ledger.outbox.send(Success(sequence=ledger.sequence, name=self.label, seconds=seconds))
 
 
 RUN_OF_TRACKED: CodeType = Tracked[object].__await__.__code__

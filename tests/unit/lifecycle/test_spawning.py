@@ -84,7 +84,7 @@ async def test_cancelling_a_waiter_leaves_the_task_alone():
         with anyio.move_on_after(0):
             await handle
         assert not handle.done
-        assert handle._latch.waiting == 0
+        assert handle._life["latch"].waiting == 0
         release.set()
         await handle
 
