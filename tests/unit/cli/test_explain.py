@@ -1,5 +1,7 @@
 """Why a job is not running, in sentences and codes."""
 
+import re
+
 import pytest
 
 from workerctx.queue import Constant, JobState
