@@ -44,8 +44,8 @@ class SpawnedTask(Awaitable[T_co], Generic[T_co]):
     __slots__ = ("__weakref__", "_began", "_handle", "_life", "essential", "name")
 
     def __init__(self, name: str, *, essential: bool) -> None:
-        self.name = name
-        self.essential = essential
+        self.name: str = name
+        self.essential: bool = essential
         self._began = time.monotonic()
         self._life: _Life[T_co] = {}
         self._handle: TaskHandle[None] | None = None
