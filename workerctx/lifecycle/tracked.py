@@ -60,26 +60,25 @@ class Tracked(Awaitable[T_co], Generic[T_co]):
         """
         if self._since:
             raise RuntimeError(f"{self!r} was awaited or closed already: track a new coroutine for each run")
-        # Few names: each one costs every suspended task eight bytes.
-        ledger = self._ledger
+        # No local name that can be spared: each costs every suspended task eight bytes.
         self._since = _UNTIMED
         try:
-            if ledger.machine.tip.following or ledger.machine.tip.state is not _OPEN:
+            if self._ledger.machine.tip.following or self._ledger.machine.tip.state is not _OPEN:
                 yield from self._pass_gate()
-            if ledger.outbox.listeners or worker_event.receivers:
+            if self._ledger.outbox.listeners or worker_event.receivers:
                 self._since = monotonic()
             result = yield from self._inner.__await__()
         except GeneratorExit:
             self._since = _OVER
-            ledger.drop()  # not `left`: the garbage collector may be doing this in another thread
+            self._ledger.drop()  # not `left`: the garbage collector may be doing this in another thread
             raise
         except BaseException:
             self._failed()
             raise
-        ledger.left += 1
-        if ledger.attentive:
-            ledger.leave()
-        if ledger.outbox.listeners or worker_event.receivers:
+        self._ledger.left += 1
+        if self._ledger.attentive:
+            self._ledger.leave()
+        if self._ledger.outbox.listeners or worker_event.receivers:
             self._succeeded()
         self._since = _OVER
         return result
