@@ -96,6 +96,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._executed)
         return future
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - in virtual time
+        """Wait for asyncio's own threads to end, without the limit of Python 3.12 and later: time may jump."""
+        await super().shutdown_default_executor()
+
     def _executed(self, _: Future[Any]) -> None:
         self._in_executors -= 1
 
