@@ -52,8 +52,8 @@ NEXT_DUE: Final = (
 )
 PAUSES: Final = "SELECT queue, until FROM workerctx_pauses WHERE ns = ?"
 ANY_EXPIRED: Final = (
-    "SELECT EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ?1 AND state = 'running' AND lease_expires < ?2) "
-    "OR EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ?1 AND expires_at <= ?2 AND expires_at IS NOT NULL "
+    "SELECT EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ? AND state = 'running' AND lease_expires < ?) "
+    "OR EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ? AND expires_at <= ? AND expires_at IS NOT NULL "
     "AND finished_at IS NULL AND state != 'running')"
 )
 
@@ -213,7 +213,7 @@ def next_due(tx: Transaction, queues: Collection[str] | None) -> float | None:
 
 def any_expired(tx: Transaction) -> bool:
     """Return whether there is anything to reap."""
-    return bool(tx.value(ANY_EXPIRED, tx.ns, tx.now))
+    return bool(tx.value(ANY_EXPIRED, tx.ns, tx.now, tx.ns, tx.now))
 
 
 def _as_of_now(tx: Transaction, row: JobRow) -> None:

@@ -48,8 +48,8 @@ REOPEN: Final = (
 BLOCK: Final = "UPDATE workerctx_jobs SET state = 'blocked', waiting = ? WHERE seq = ?"
 REMOVE: Final = "DELETE FROM workerctx_jobs WHERE seq IN (SELECT value FROM json_each(?))"
 REMOVE_DEPENDENCIES: Final = (
-    "DELETE FROM workerctx_dependencies WHERE child IN (SELECT value FROM json_each(?1)) "
-    "OR parent IN (SELECT value FROM json_each(?1))"
+    "DELETE FROM workerctx_dependencies WHERE child IN (SELECT value FROM json_each(?)) "
+    "OR parent IN (SELECT value FROM json_each(?))"
 )
 # A job whose outputs an unfinished one still waits for is kept.
 PRUNABLE: Final = (
@@ -173,7 +173,7 @@ def delete(tx: Transaction, job_id: str) -> None:
 def remove(tx: Transaction, seqs: Sequence[int]) -> None:
     """Remove rows and what refers to them."""
     numbers = json_text(seqs)
-    tx.run(REMOVE_DEPENDENCIES, numbers)
+    tx.run(REMOVE_DEPENDENCIES, numbers, numbers)
     tx.run(REMOVE, numbers)
 
 
