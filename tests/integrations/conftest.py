@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
+from tests.integrations.proxy import Proxy
 from workerctx import WorkerConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
+
+    from tests.integrations.proxy import Upstream
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -42,3 +46,10 @@ def eventually() -> Callable[..., Awaitable[None]]:
                 await anyio.sleep(0.005)
 
     return eventually
+
+
+@pytest.fixture
+def proxy_of() -> Generator[Callable[[Upstream], Proxy]]:
+    """Put a proxy in front of a server, named by host and port or by the path of its socket."""
+    with ExitStack() as stack:
+        yield lambda upstream: stack.enter_context(Proxy(upstream))
