@@ -11,7 +11,7 @@ from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from workerctx.queue.model import JobError
 
@@ -91,21 +91,27 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
         labels: What the worker offers; a job's required labels must all be among them.
         lease_ttl: Seconds until the leases expire unless renewed.
         queues: Which to look into, in this order.
+        weights: How often each queue is served compared to the others as long as none of them is empty, 1 for
+            a queue that is not named. Without any, each queue is preferred to the one after it.
         kinds: Which kinds it can run; None for all.
+        kind_limits: Of each of these kinds at most so many jobs; with 0 none. The others are not limited.
         limit: Largest number of jobs.
         began: Whether the runs begin at once. False for prefetched jobs: their attempt counts only once a
             later ``finish_many(..., began=[lease.id])`` says that the run has begun, or when they are
             completed or failed.
 
     Raises:
-        InvalidRequest: The lease has no length, the limit is below 1, or no queue is named.
+        InvalidRequest: The lease has no length, the limit is below 1, no queue is named, a weight is below 1 or
+            that of a queue which is not looked into, or the limit of a kind is negative.
     """
 
     worker_id: str
     labels: Collection[str] = ()
     lease_ttl: float = 30.0
     queues: Sequence[str] = ("default",)
+    weights: Mapping[str, int] = {}
     kinds: Collection[str] | None = None
+    kind_limits: Mapping[str, int] = {}
     limit: int = 1
     began: bool = True
 
@@ -118,6 +124,14 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
         for names in (self.labels, self.queues, self.kinds):
             if isinstance(names, str):
                 raise InvalidRequest(f"expected several names, got the text {names!r}: pass [{names!r}]")
+        for queue, weight in self.weights.items():
+            if weight < 1:
+                raise InvalidRequest(f"a queue's weight must be at least 1, and that of {queue!r} is {weight}")
+            if queue not in self.queues:
+                raise InvalidRequest(f"there is a weight for {queue!r}, which is not among the queues of the claim")
+        for kind, most in self.kind_limits.items():
+            if most < 0:
+                raise InvalidRequest(f"the limit of a kind must not be negative, and that of {kind!r} is {most}")
 
 
 def check_ttl(what: str, seconds: float) -> None:

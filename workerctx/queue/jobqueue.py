@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from workerctx.errors import QueueError
@@ -84,6 +84,7 @@ class JobQueue(Protocol):
         labels: Collection[str] = (),
         lease_ttl: float = 30.0,
         queues: Sequence[str] = ("default",),
+        weights: Mapping[str, int] | None = None,
         kinds: Collection[str] | None = None,
     ) -> Claimed | None:
         """Take the next job, or None if there is none for this worker now."""
@@ -96,7 +97,9 @@ class JobQueue(Protocol):
         labels: Collection[str] = (),
         lease_ttl: float = 30.0,
         queues: Sequence[str] = ("default",),
+        weights: Mapping[str, int] | None = None,
         kinds: Collection[str] | None = None,
+        kind_limits: Mapping[str, int] | None = None,
         limit: int = 100,
         began: bool = True,
     ) -> Sequence[Claimed]:
@@ -107,7 +110,9 @@ class JobQueue(Protocol):
             labels: What the worker offers.
             lease_ttl: Seconds.
             queues: Which to look into, in this order, each with its share.
+            weights: The shares, see `ClaimRequest`.
             kinds: Which kinds it can run; None for all.
+            kind_limits: Of each of these kinds at most so many jobs.
             limit: Largest number of jobs.
             began: Whether the runs begin at once; False for prefetched jobs, see `finish_many`.
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from workerctx.queue.finish import ClaimRequest
 
 PREFERENCE: Final = 4
 """A queue that always has jobs is served this many times as often as the one after it."""
 
 _LARGEST_EXPONENT: Final = 8
+_REMEMBERED: Final = 64
+"""How many different orders of queues a rota keeps before it starts afresh."""
+
+T = TypeVar("T")
 
 
 class Turns:
@@ -18,14 +25,17 @@ class Turns:
 
     Args:
         queues: In order of preference.
+        weights: How often each is served compared to the others, 1 for a queue that is not named; without any,
+            each queue is served `PREFERENCE` times as often as the one after it.
     """
 
     __slots__ = ("_credit", "_weights")
 
-    def __init__(self, queues: Sequence[str]) -> None:
+    def __init__(self, queues: Sequence[str], weights: Mapping[str, int] | None = None) -> None:
         last = len(queues) - 1
         self._weights = {
-            queue: PREFERENCE ** min(last - place, _LARGEST_EXPONENT) for place, queue in enumerate(queues)
+            queue: weights.get(queue, 1) if weights else PREFERENCE ** min(last - place, _LARGEST_EXPONENT)
+            for place, queue in enumerate(queues)
         }
         self._credit = dict.fromkeys(queues, 0)
 
@@ -42,3 +52,66 @@ class Turns:
         chosen = max(candidates, key=credit.__getitem__)
         credit[chosen] -= total
         return chosen
+
+
+class Rota:
+    """The turns of every order of queues that workers claim from."""
+
+    __slots__ = ("_turns",)
+
+    def __init__(self) -> None:
+        self._turns: dict[object, Turns] = {}
+
+    def turns(self, request: ClaimRequest) -> Turns:
+        """Return whose turn it is for claims with these queues and weights."""
+        queues = tuple(request.queues)
+        order = (queues, tuple(request.weights.items()))
+        turns = self._turns.get(order)
+        if turns is None:
+            if len(self._turns) >= _REMEMBERED:
+                self._turns.clear()
+            turns = self._turns[order] = Turns(queues, request.weights)
+        return turns
+
+
+def take_turns(
+    turns: Turns,
+    lines: Mapping[str, Sequence[T]],
+    limit: int,
+    *,
+    room: Mapping[str, int] | None = None,
+    kind_of: Callable[[T], str] | None = None,
+) -> list[T]:
+    """Merge the queues' candidates, each in its order, by whose turn it is.
+
+    Args:
+        turns: Whose turn it is.
+        lines: The candidates of each queue, best first.
+        limit: Largest number to take.
+        room: Of each of these kinds at most so many.
+        kind_of: Tells a candidate's kind; needed with ``room``.
+    """
+    if not room or kind_of is None:
+        if len(lines) == 1:
+            return list(next(iter(lines.values()))[:limit])
+        room, kind_of = {}, _no_kind
+    waiting = {queue: deque(line) for queue, line in lines.items() if line}
+    taken: list[T] = []
+    left = dict(room)
+    while waiting and len(taken) < limit:
+        queue = turns.next(waiting)
+        candidate = waiting[queue].popleft()
+        taken.append(candidate)
+        if not waiting[queue]:
+            del waiting[queue]
+        kind = kind_of(candidate)
+        if kind in left:
+            left[kind] -= 1
+            if not left[kind]:
+                fitting = {q: deque(c for c in line if kind_of(c) != kind) for q, line in waiting.items()}
+                waiting = {q: line for q, line in fitting.items() if line}
+    return taken
+
+
+def _no_kind(_candidate: object) -> str:
+    return ""

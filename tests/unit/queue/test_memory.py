@@ -263,6 +263,12 @@ class TestTurns:
         assert [served.count(queue) for queue in "abc"] == [PREFERENCE**2 * 10, PREFERENCE * 10, 10]
         assert served[0] == "a"
 
+    def test_weights(self):
+        """Q5: with weights, each queue is served as often as its weight, 1 unless it is named."""
+        turns = Turns(["a", "b", "c"], {"a": 2, "b": 3})
+        served = [turns.next(["a", "b", "c"]) for _ in range(6 * 10)]
+        assert [served.count(queue) for queue in "abc"] == [20, 30, 10]
+
     def test_a_lone_queue_is_always_served(self):
         """Q5: a queue whose neighbours are empty gets every turn."""
         turns = Turns(["a", "b"])

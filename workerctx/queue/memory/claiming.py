@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
-from workerctx.errors import InvalidRequest
 from workerctx.queue import transitions
 from workerctx.queue.ids import new_id
 from workerctx.queue.memory.line import PROMOTED_AT_ONCE
 from workerctx.queue.memory.table import Held
 from workerctx.queue.model import Lease
-from workerctx.queue.request import as_names
 
 if TYPE_CHECKING:
     from workerctx.queue.finish import ClaimRequest
@@ -24,15 +21,17 @@ if TYPE_CHECKING:
 
 def claim(change: Change, wanted: ClaimRequest, turns: Turns) -> list[Claimed]:
     """Take up to ``wanted.limit`` jobs, the best ones of each queue, the queues by turns."""
-    check_claim(wanted)
     kinds = None if wanted.kinds is None else frozenset(wanted.kinds)
     labels = frozenset(wanted.labels)
     heads: dict[str, Heads] = {}
     for queue in wanted.queues:
         if queue in change.table.lines and not change.table.is_paused(queue, change.now):
             found = Heads(change, change.table.lines[queue].open_to(kinds, labels), wanted.limit)
-            if found:
-                heads[queue] = found
+            heads[queue] = found
+    room = dict(wanted.kind_limits)
+    for kind in [kind for kind, left in room.items() if not left]:
+        _drop(heads, kind)
+    heads = {queue: found for queue, found in heads.items() if found}
     claimed: list[Claimed] = []
     while heads and len(claimed) < wanted.limit:
         queue = turns.next(heads)
@@ -43,33 +42,19 @@ def claim(change: Change, wanted: ClaimRequest, turns: Turns) -> list[Claimed]:
             change.close(transitions.poisoned(job, change.now))
         else:
             claimed.append(_grant(change, job, wanted))
+            if job.kind in room:
+                room[job.kind] -= 1
+                if not room[job.kind]:
+                    _drop(heads, job.kind)
     return claimed
 
 
-def check_claim(wanted: ClaimRequest) -> None:
-    """Refuse a claim that cannot be meant.
-
-    Raises:
-        InvalidRequest: The lease has no length, the limit is below 1, or no queue is named.
-    """
-    check_ttl("lease_ttl", wanted.lease_ttl)
-    if wanted.limit < 1:
-        raise InvalidRequest(f"a claim takes at least 1 job, got limit={wanted.limit}")
-    as_names(wanted.labels)
-    if not as_names(wanted.queues):
-        raise InvalidRequest("a claim needs at least one queue to look into")
-    if wanted.kinds is not None:
-        as_names(wanted.kinds)
-
-
-def check_ttl(what: str, seconds: float) -> None:
-    """Refuse the length of a lease that is not a positive number of seconds.
-
-    Raises:
-        InvalidRequest: It is not.
-    """
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise InvalidRequest(f"{what} must be more than 0 seconds, got {seconds}")
+def _drop(heads: dict[str, Heads], kind: str) -> None:
+    """Take nothing more of a kind."""
+    for queue, found in list(heads.items()):
+        found.drop(kind)
+        if not found:
+            del heads[queue]
 
 
 class Heads:
@@ -91,6 +76,12 @@ class Heads:
 
     def __bool__(self) -> bool:
         return bool(self._heap)
+
+    def drop(self, kind: str) -> None:
+        """Forget the groups of a kind."""
+        jobs = self._change.table.jobs
+        self._heap = [head for head in self._heap if jobs[head[0][2]].kind != kind]
+        heapify(self._heap)
 
     def pop(self) -> QueuedJob:
         """Take the best job out of its group."""

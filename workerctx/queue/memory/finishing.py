@@ -8,8 +8,7 @@ from msgspec.structs import replace
 
 from workerctx.errors import LeaseExpired, LeaseLost, QueueError, UnknownScope
 from workerctx.queue import transitions
-from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease
-from workerctx.queue.memory.claiming import check_ttl
+from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease, check_ttl
 from workerctx.queue.model import CancelReason, Lease, Renewed
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from workerctx.queue.memory import adding, claiming, finishing, listing, steerin
 from workerctx.queue.memory.wakeups import MemoryWakeups
 from workerctx.queue.model import FINAL_STATES, JobError, JobState
 from workerctx.queue.request import as_moment, as_names, as_seconds, check_name
-from workerctx.queue.turns import Turns
+from workerctx.queue.turns import Rota
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from workerctx.errors import QueueError
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from workerctx.queue.request import EnqueueRequest, Moment, Seconds
 
 _PRUNED_AT_ONCE: Final = 1000
-_ORDERS_REMEMBERED: Final = 64
 
 
 @attrs.define(eq=False)
@@ -45,7 +44,7 @@ class MemoryJobs:
     """`JobQueue` in memory; see there for what each method promises."""
 
     _session: Session
-    _turns: dict[tuple[str, ...], Turns] = attrs.field(factory=dict[tuple[str, ...], Turns], init=False)
+    _rota: Rota = attrs.field(factory=Rota, init=False)
 
     # Adding -----------------------------------------------------------------
 
@@ -76,11 +75,12 @@ class MemoryJobs:
         labels: Collection[str] = (),
         lease_ttl: float = 30.0,
         queues: Sequence[str] = ("default",),
+        weights: Mapping[str, int] | None = None,
         kinds: Collection[str] | None = None,
     ) -> Claimed | None:
         """Take the next job."""
         claimed = await self.claim_many(
-            worker_id, labels=labels, lease_ttl=lease_ttl, queues=queues, kinds=kinds, limit=1
+            worker_id, labels=labels, lease_ttl=lease_ttl, queues=queues, weights=weights, kinds=kinds, limit=1
         )
         return claimed[0] if claimed else None
 
@@ -91,7 +91,9 @@ class MemoryJobs:
         labels: Collection[str] = (),
         lease_ttl: float = 30.0,
         queues: Sequence[str] = ("default",),
+        weights: Mapping[str, int] | None = None,
         kinds: Collection[str] | None = None,
+        kind_limits: Mapping[str, int] | None = None,
         limit: int = 100,
         began: bool = True,
     ) -> Sequence[Claimed]:
@@ -101,7 +103,9 @@ class MemoryJobs:
             labels=as_names(labels),
             lease_ttl=lease_ttl,
             queues=as_names(queues),
+            weights=weights or {},
             kinds=None if kinds is None else as_names(kinds),
+            kind_limits=kind_limits or {},
             limit=limit,
             began=began,
         )
@@ -120,8 +124,7 @@ class MemoryJobs:
         self, finishes: Sequence[Finish], claim: ClaimRequest, *, began: Collection[str] = ()
     ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
         """Finish many leases and claim, in one change."""
-        claiming.check_claim(claim)
-        turns = self._turns_of(claim.queues)
+        turns = self._rota.turns(claim)
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:
             finishing.begin(change, began)
@@ -176,15 +179,6 @@ class MemoryJobs:
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:
             finishing.finish_one(change, how, self._session.store.buckets)
-
-    def _turns_of(self, queues: Sequence[str]) -> Turns:
-        order = tuple(queues)
-        turns = self._turns.get(order)
-        if turns is None:
-            if len(self._turns) >= _ORDERS_REMEMBERED:
-                self._turns.clear()
-            turns = self._turns[order] = Turns(order)
-        return turns
 
     # Steering ---------------------------------------------------------------
 

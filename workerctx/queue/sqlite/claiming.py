@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
@@ -13,9 +13,10 @@ from workerctx.queue.model import DELIVERY_MARGIN
 from workerctx.queue.sql import json_text, to_lease, to_micros
 from workerctx.queue.sqlite.engine import Merging
 from workerctx.queue.sqlite.settling import cancel_expired, write_back
+from workerctx.queue.turns import take_turns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from workerctx.errors import QueueError
     from workerctx.queue.finish import ClaimRequest
@@ -35,13 +36,15 @@ PROMOTE: Final = (
     "AND h.run_at <= ? ORDER BY h.run_at LIMIT ?))"
 )
 # Of each group no more than the limit are looked at, in the order of the index; then the best of all of them.
-CANDIDATES: Final = (
-    "SELECT json_group_array(json_array(seq, unfit)) FROM (SELECT j.seq, "  # noqa: S608 - constants
+_CANDIDATES: Final = (
+    "FROM (SELECT j.priority, j.run_at, j.seq, j.grp, "  # noqa: S608 - constants
     f"(j.expires_at IS NOT NULL AND j.expires_at <= ?) OR j.deliveries >= j.max_attempts + {DELIVERY_MARGIN} AS unfit "
     "FROM json_each(?) g CROSS JOIN workerctx_jobs j WHERE j.seq IN (SELECT h.seq FROM workerctx_jobs h "
     "WHERE h.grp = g.value AND h.state = 'queued' ORDER BY h.priority DESC, h.run_at, h.seq LIMIT ?) "
     "ORDER BY j.priority DESC, j.run_at, j.seq LIMIT ?)"
 )
+CANDIDATES: Final = f"SELECT json_group_array(json_array(seq, unfit)) {_CANDIDATES}"
+RANKED_CANDIDATES: Final = f"SELECT json_group_array(json_array(seq, unfit, grp, -priority, run_at)) {_CANDIDATES}"
 LEASE: Final = (
     "UPDATE workerctx_jobs SET state = 'running', attempt = attempt + ?, deliveries = deliveries + 1, "
     "claim_id = ?, worker_id = ?, lease_expires = ?, began = ?, claimed_at = ?, cancel = NULL "
@@ -54,7 +57,19 @@ PROMOTED_AT_ONCE: Final = 1000
 _ROUNDS: Final = 10
 """How often one claim looks again because what it found was not fit to run."""
 
-T = TypeVar("T")
+
+class Candidate(NamedTuple):
+    """A job that could be handed out.
+
+    Attributes:
+        seq: Its row.
+        unfit: Whether it has to be finished instead.
+        grp: The number of its group; 0 if nobody asked.
+    """
+
+    seq: int
+    unfit: int
+    grp: int = 0
 
 
 @attrs.frozen
@@ -76,9 +91,7 @@ class Claim(Merging[ClaimOrder, "list[Claimed]"]):
         outcomes: list[list[Claimed]] = [[] for _ in arguments]
         alike: dict[object, list[int]] = {}
         for index, order in enumerate(arguments):
-            request = order.request
-            kinds = None if request.kinds is None else frozenset(request.kinds)
-            alike.setdefault((tuple(request.queues), kinds, frozenset(request.labels)), []).append(index)
+            alike.setdefault(_sought(order.request) or index, []).append(index)
         for indexes in alike.values():
             orders = [arguments[index] for index in indexes]
             seqs = _search(tx, orders[0], sum(order.request.limit for order in orders))
@@ -100,15 +113,24 @@ def _search(tx: Transaction, order: ClaimOrder, limit: int) -> list[int]:
         return []
     _promote(tx, [number for groups in lines.values() for number in groups])
     found: list[int] = []
+    room = order.request.kind_limits
     for _ in range(_ROUNDS):
-        heads = {queue: _candidates(tx, groups, limit) for queue, groups in lines.items()}
-        picked = _take_turns(order.turns, heads, limit)
-        found = [seq for seq, is_unfit in picked if not is_unfit]
-        unfit = [seq for seq, is_unfit in picked if is_unfit]
+        heads = {queue: _candidates(tx, groups, limit, room) for queue, groups in lines.items()}
+        picked = take_turns(order.turns, heads, limit, room=room, kind_of=lambda job: tx.group(job.grp).kind)
+        found = [job.seq for job in picked if not job.unfit]
+        unfit = [job.seq for job in picked if job.unfit]
         if not unfit:
             break
         _finish_unfit(tx, unfit)
     return found
+
+
+def _sought(request: ClaimRequest) -> object:
+    """Return what a worker looks for, equal for claims that can share a search; None for one that cannot."""
+    if request.kind_limits:
+        return None
+    kinds = None if request.kinds is None else frozenset(request.kinds)
+    return tuple(request.queues), tuple(request.weights.items()), kinds, frozenset(request.labels)
 
 
 def _fitting_groups(tx: Transaction, request: ClaimRequest) -> dict[str, list[int]]:
@@ -118,25 +140,14 @@ def _fitting_groups(tx: Transaction, request: ClaimRequest) -> dict[str, list[in
     lines: dict[str, list[int]] = {queue: [] for queue in request.queues if queue not in paused}
     kinds = None if request.kinds is None else frozenset(request.kinds)
     labels = frozenset(request.labels)
+    full = {kind for kind, room in request.kind_limits.items() if not room}
     for number, group in tx.groups.by_number.items():
         line = lines.get(group.queue)
-        if line is not None and (kinds is None or group.kind in kinds) and group.labels <= labels:
+        if line is None or group.kind in full:
+            continue
+        if (kinds is None or group.kind in kinds) and group.labels <= labels:
             line.append(number)
     return {queue: groups for queue, groups in lines.items() if groups}
-
-
-def _take_turns(turns: Turns, lines: dict[str, list[T]], limit: int) -> list[T]:
-    """Merge the queues' candidates, each in its order, by whose turn it is."""
-    if len(lines) == 1:
-        return next(iter(lines.values()))[:limit]
-    waiting = {queue: deque(line) for queue, line in lines.items() if line}
-    taken: list[T] = []
-    while waiting and len(taken) < limit:
-        queue = turns.next(waiting)
-        taken.append(waiting[queue].popleft())
-        if not waiting[queue]:
-            del waiting[queue]
-    return taken
 
 
 def _promote(tx: Transaction, groups: Sequence[int]) -> None:
@@ -145,8 +156,21 @@ def _promote(tx: Transaction, groups: Sequence[int]) -> None:
         tx.run(PROMOTE, numbers, tx.now, PROMOTED_AT_ONCE)
 
 
-def _candidates(tx: Transaction, groups: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    return [(seq, unfit) for seq, unfit in tx.array(CANDIDATES, tx.now, json_text(groups), limit, limit)]
+def _candidates(tx: Transaction, groups: Sequence[int], limit: int, room: Mapping[str, int]) -> list[Candidate]:
+    """Return the best jobs of one queue, best first; of a limited kind no more than there is room for."""
+    if not room:
+        return [Candidate(seq, unfit) for seq, unfit in tx.array(CANDIDATES, tx.now, json_text(groups), limit, limit)]
+    portions: defaultdict[str | None, list[int]] = defaultdict(list)
+    for number in groups:
+        kind = tx.group(number).kind
+        portions[kind if kind in room else None].append(number)
+    ranked: list[tuple[int, int, int, int, int]] = []
+    for limited, numbers in portions.items():
+        most = limit if limited is None else min(limit, room[limited])
+        found = tx.array(RANKED_CANDIDATES, tx.now, json_text(numbers), most, most)
+        ranked += [(priority, run_at, seq, unfit, grp) for seq, unfit, grp, priority, run_at in found]
+    ranked.sort()
+    return [Candidate(seq, unfit, grp) for _, _, seq, unfit, grp in ranked[:limit]]
 
 
 def _finish_unfit(tx: Transaction, seqs: Sequence[int]) -> None:

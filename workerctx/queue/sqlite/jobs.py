@@ -26,10 +26,10 @@ from workerctx.queue.sqlite import leases, looking, settling, steering
 from workerctx.queue.sqlite.claiming import Claim, ClaimOrder, claim
 from workerctx.queue.sqlite.enqueueing import Enqueue, enqueue_all
 from workerctx.queue.sqlite.settling import REAPED_AT_ONCE, FinishOne, finish_all
-from workerctx.queue.turns import Turns
+from workerctx.queue.turns import Rota
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from workerctx.errors import QueueError
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 RESULT_FALLBACK: Final = 2.0
 """Seconds after which a waiter for a result looks again, woken or not."""
 
-_ORDERS_REMEMBERED: Final = 64
-
 
 @attrs.define(eq=False)
 class SqliteJobs:
@@ -59,7 +57,7 @@ class SqliteJobs:
     _broadcast: Broadcast
     _hub: WakeupHub
     _callers: CallersTransaction
-    _turns: dict[tuple[str, ...], Turns] = attrs.field(factory=dict[tuple[str, ...], Turns], init=False)
+    _rota: Rota = attrs.field(factory=Rota, init=False)
 
     # Adding -----------------------------------------------------------------
 
@@ -87,11 +85,12 @@ class SqliteJobs:
         labels: Collection[str] = (),
         lease_ttl: float = 30.0,
         queues: Sequence[str] = ("default",),
+        weights: Mapping[str, int] | None = None,
         kinds: Collection[str] | None = None,
     ) -> Claimed | None:
         """Take the next job."""
         claimed = await self.claim_many(
-            worker_id, labels=labels, lease_ttl=lease_ttl, queues=queues, kinds=kinds, limit=1
+            worker_id, labels=labels, lease_ttl=lease_ttl, queues=queues, weights=weights, kinds=kinds, limit=1
         )
         return claimed[0] if claimed else None
 
@@ -102,7 +101,9 @@ class SqliteJobs:
         labels: Collection[str] = (),
         lease_ttl: float = 30.0,
         queues: Sequence[str] = ("default",),
+        weights: Mapping[str, int] | None = None,
         kinds: Collection[str] | None = None,
+        kind_limits: Mapping[str, int] | None = None,
         limit: int = 100,
         began: bool = True,
     ) -> Sequence[Claimed]:
@@ -112,11 +113,13 @@ class SqliteJobs:
             labels=labels,
             lease_ttl=lease_ttl,
             queues=queues,
+            weights=weights or {},
             kinds=kinds,
+            kind_limits=kind_limits or {},
             limit=limit,
             began=began,
         )
-        return await self._writer.call(Claim(self._order(wanted)), _give_back)
+        return await self._writer.call(Claim(ClaimOrder(wanted, self._rota.turns(wanted))), _give_back)
 
     async def finish_many(
         self, finishes: Sequence[Finish], *, began: Collection[str] = ()
@@ -130,7 +133,7 @@ class SqliteJobs:
         self, finishes: Sequence[Finish], claim: ClaimRequest, *, began: Collection[str] = ()
     ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
         """Finish many leases and claim, in one transaction."""
-        order = self._order(claim)
+        order = ClaimOrder(claim, self._rota.turns(claim))
         return await self._writer.call(
             lambda tx: _finish_and_claim(tx, finishes, began, order), lambda both: _give_back(both[1])
         )
@@ -178,15 +181,6 @@ class SqliteJobs:
             if len(reaped) < REAPED_AT_ONCE:
                 break
         return events
-
-    def _order(self, request: ClaimRequest) -> ClaimOrder:
-        queues = tuple(request.queues)
-        turns = self._turns.get(queues)
-        if turns is None:
-            if len(self._turns) >= _ORDERS_REMEMBERED:
-                self._turns.clear()
-            turns = self._turns[queues] = Turns(queues)
-        return ClaimOrder(request, turns)
 
     # Steering ---------------------------------------------------------------
 

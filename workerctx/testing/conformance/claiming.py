@@ -242,6 +242,25 @@ class TestQueues:
             served += kinds(await storage.jobs.claim_many("worker-1", queues=["a", "b", "c"], limit=limit))
         assert served.count("a") > served.count("b") > served.count("c") > 0
 
+    @pytest.mark.parametrize("limit", [1, 3, 20])
+    async def test_weighted_queues(self, storage: Storage, limit: int) -> None:
+        """Q5: queues that never run dry are served as often as their weights say, whatever their order."""
+        for queue in ("a", "b", "c"):
+            await storage.jobs.enqueue_bulk(EnqueueRequest(queue, queue=queue) for _ in range(80))
+        served: list[str] = []
+        while len(served) < 60:
+            served += kinds(
+                await storage.jobs.claim_many("worker-1", queues=["a", "b", "c"], weights={"b": 4}, limit=limit)
+            )
+        shares = {queue: served[:60].count(queue) for queue in "abc"}
+        assert shares == pytest.approx({"a": 10, "b": 40, "c": 10}, abs=5)
+
+    async def test_weights_keep_nothing_back(self, storage: Storage) -> None:
+        """Q5: a queue of little weight gets all that the others leave."""
+        await storage.jobs.enqueue_bulk(EnqueueRequest("work", queue="b") for _ in range(10))
+        claimed = await storage.jobs.claim_many("worker-1", queues=["a", "b"], weights={"a": 99}, limit=10)
+        assert len(claimed) == 10
+
     async def test_a_full_claim_needs_no_second_queue(self, storage: Storage) -> None:
         """A claim is filled from whatever queue has jobs."""
         await storage.jobs.enqueue_bulk(EnqueueRequest("work", queue="b") for _ in range(10))
@@ -289,6 +308,33 @@ class TestSuitability:
         assert (job.state, job.deliveries, job.attempt) == (JobState.QUEUED, 0, 0)
         assert await storage.jobs.claim("worker-1", kinds=[]) is None
         assert kinds(await claim_all(storage, kinds=["new"])) == ["new"]
+
+    async def test_a_limited_kind(self, storage: Storage) -> None:
+        """W1: of a limited kind a claim takes no more than its worker can run; the others come in their order."""
+        for n in range(6):
+            await add(storage, "slow", f"slow {n}", priority=9, required_labels=["gpu"] if n % 2 else [])
+            await add(storage, "fast", f"fast {n}")
+        first = await storage.jobs.claim_many("worker-1", labels=["gpu"], kind_limits={"slow": 2, "x": 0}, limit=5)
+        assert payloads(first) == ["slow 0", "slow 1", "fast 0", "fast 1", "fast 2"]
+        second = await storage.jobs.claim_many("worker-1", labels=["gpu"], kind_limits={"slow": 0}, limit=9)
+        assert payloads(second) == ["fast 3", "fast 4", "fast 5"]
+        assert await storage.jobs.claim_many("worker-1", labels=["gpu"], kind_limits={"slow": 0}) == []
+        job = (await storage.jobs.list(state=JobState.QUEUED)).jobs[0]
+        assert (job.kind, job.attempt, job.deliveries) == ("slow", 0, 0)
+        assert len(await claim_all(storage, labels=["gpu"], kind_limits={"fast": 0})) == 4
+
+    async def test_a_limited_kind_in_several_queues(self, storage: Storage) -> None:
+        """W1: the limit of a kind counts over all the queues of a claim, together with what a finish gives back."""
+        for n in range(8):
+            await add(storage, "slow", queue="ab"[n % 2])
+        await add(storage, "fast", queue="b")
+        lease = await take_lease(storage, queues=["a"])
+        outcomes, claimed = await storage.jobs.finish_and_claim(
+            [CompleteLease.of(lease.id)],
+            ClaimRequest(worker_id="worker-1", queues=["a", "b"], kind_limits={"slow": 3}, limit=9),
+        )
+        assert outcomes == [None]
+        assert sorted(kinds(claimed)) == ["fast", "slow", "slow", "slow"]
 
     async def test_what_does_not_fit_blocks_nobody(self, storage: Storage) -> None:
         """Q18: a crowd of unknown kinds and labels at the head of a queue does not hide the job behind it."""

@@ -100,6 +100,9 @@ class TestBadInput:
             {"limit": 0},
             {"lease_ttl": 0},
             {"lease_ttl": math.nan},
+            {"weights": {"default": 0}},
+            {"weights": {"elsewhere": 1}},
+            {"kind_limits": {"work": -1}},
         ]
         for options in wrong:
             with pytest.raises(InvalidRequest):
