@@ -24,7 +24,7 @@ PATIENCE = 30.0
 AT_ONCE = Constant(base=0, jitter=False)
 
 APP = """
-import signal, sys, time
+import hashlib, signal, sys, time
 import anyio
 from workerctx import JobCtx, JobRegistry
 from workerctx.queue import Constant
@@ -66,12 +66,38 @@ async def deaf() -> None:
         await anyio.sleep_forever()
 
 @jobs.register(max_attempts=1)
+async def napping() -> str:
+    say("waiting")
+    await anyio.sleep(0.5)
+    say("awake")
+    return "refreshed"
+
+@jobs.register(max_attempts=1)
+async def stubborn(ctx: JobCtx) -> str:
+    say("waiting")
+    with anyio.CancelScope(shield=True):
+        say("told", await ctx.cancel.wait())
+    return "all the same"
+
+@jobs.register(max_attempts=1)
 async def blocking() -> None:
     say("waiting")
     a_long_calculation()
 
-def a_long_calculation():
-    while True:
+@jobs.register(max_attempts=1)
+async def blocking_for_a_while() -> str:
+    say("waiting")
+    a_long_calculation(1.5)
+    return "late"
+
+@jobs.register(max_attempts=1)
+async def blocking_in_c() -> None:
+    say("waiting")
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+def a_long_calculation(seconds=float("inf")):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         time.sleep(0.05)
 
 @jobs.register(max_attempts=1)
@@ -168,8 +194,8 @@ def start(folder: Path) -> Iterator[Callable[..., Worker]]:
     """Start workers, and see to it that none is left behind."""
     workers: list[Worker] = []
 
-    def start(*arguments: str, **settings: Any) -> Worker:
-        worker = Worker(folder, *arguments, **settings)
+    def start(*arguments: str, where: Path = folder, **settings: Any) -> Worker:
+        worker = Worker(where, *arguments, **settings)
         workers.append(worker)
         return worker
 
@@ -183,11 +209,11 @@ def start(folder: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def store(folder: Path) -> Callable[..., Any]:
-    """Do something with the store, from a plain test."""
+    """Do something with the store of a folder, from a plain test."""
 
-    def on_store(function: Callable[..., Any], *args: Any) -> Any:
+    def on_store(function: Callable[..., Any], *args: Any, where: Path = folder) -> Any:
         async def run() -> Any:
-            async with connect(f"sqlite:///{folder}/jobs.db") as storage:
+            async with connect(f"sqlite:///{where}/jobs.db") as storage:
                 return await function(storage, *args)
 
         return anyio.run(run)
@@ -196,15 +222,15 @@ def store(folder: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def enqueue(store: Callable[..., Any]) -> Callable[..., list[str]]:
+def enqueue(store: Callable[..., Any], folder: Path) -> Callable[..., list[str]]:
     """Enqueue jobs of a kind and return their ids."""
 
-    def enqueue(kind: str, *payloads: Any) -> list[str]:
+    def enqueue(kind: str, *payloads: Any, where: Path = folder) -> list[str]:
         async def add(storage: Any) -> list[str]:
             requests = [EnqueueRequest(kind, payload, max_attempts=3, retry=AT_ONCE) for payload in payloads or ({},)]
             return [outcome.id for outcome in await storage.jobs.enqueue_bulk(requests)]
 
-        ids: list[str] = store(add)
+        ids: list[str] = store(add, where=where)
         return ids
 
     return enqueue

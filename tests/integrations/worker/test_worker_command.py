@@ -1,10 +1,9 @@
-"""``workerctx worker`` as a process: signals, exit statuses, hard exit, take-over."""
+"""``workerctx worker`` as a process: bursts, exit statuses, take-over; what signals do is in the shutdown matrix."""
 
 from __future__ import annotations
 
 import os
 import signal
-import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,106 +29,6 @@ def test_burst_runs_what_there_is_and_ends_with_0(start: Any, enqueue: Any, job:
     assert "sqlite:///jobs.db" in worker.output
     assert "quick" in worker.output
     assert f"5 on {backend}" in worker.output
-
-
-@BACKENDS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_signal_drains(start: Any, enqueue: Any, job: Any, store: Any, number: signal.Signals, backend: str) -> None:
-    """W3: the first signal tells the handlers, waits for them, stores their results, deregisters, and exits 0."""
-    (running,) = enqueue("patient")
-    worker = start("worker", "app:jobs", "--backend", backend, "-c", "1")
-    worker.wait_for("waiting")
-    (later,) = enqueue("quick", {"number": 1})
-    worker.signal(number)
-    worker.wait_for("told shutdown")
-    assert worker.ends() == 0, worker.output
-    assert job(running).result == "in peace"
-    assert job(later).state is JobState.QUEUED
-    assert f"stopped: signal {number.name}" in worker.output
-    assert not store(lambda storage: storage.workers.list())
-
-
-@BACKENDS
-def test_a_signal_while_idle_ends_at_once(start: Any, enqueue: Any, backend: str) -> None:
-    """W3: an idle worker ends at once, whatever its grace."""
-    enqueue("quick", {"number": 1})
-    worker = start("worker", "app:jobs", "--grace", "3600", "--backend", backend)
-    worker.wait_for("ran 1")
-    worker.signal(signal.SIGTERM)
-    assert worker.ends() == 0, worker.output
-
-
-@BACKENDS
-def test_a_second_signal_ends_the_grace(start: Any, enqueue: Any, job: Any, backend: str) -> None:
-    """W3: a second signal cancels the jobs, which are given back without a burnt attempt; the status is 0."""
-    (running,) = enqueue("endless")
-    worker = start("worker", "app:jobs", "--grace", "3600", "--backend", backend)
-    worker.wait_for("waiting")
-    worker.signal(signal.SIGTERM)
-    worker.wait_for("told shutdown")
-    worker.signal(signal.SIGINT)
-    assert worker.ends() == 0, worker.output
-    found = job(running)
-    assert (found.state, found.attempt) == (JobState.QUEUED, 0)
-
-
-def test_the_deadline_gives_jobs_back(start: Any, enqueue: Any, job: Any) -> None:
-    """W3: without a second signal the grace bounds the drain."""
-    (running,) = enqueue("endless")
-    worker = start("worker", "app:jobs", "--grace", "0.2")
-    worker.wait_for("waiting")
-    worker.signal(signal.SIGTERM)
-    assert worker.ends() == 0, worker.output
-    found = job(running)
-    assert (found.state, found.attempt) == (JobState.QUEUED, 0)
-
-
-@BACKENDS
-@pytest.mark.parametrize("kind", ["deaf", "blocking", "stuck_in_a_thread"])
-def test_what_does_not_end_is_ended(start: Any, enqueue: Any, job: Any, kind: str, backend: str) -> None:
-    """L26: code that ignores cancellation, a blocked event loop or a stuck thread meets the hard exit."""
-    (running,) = enqueue(kind)
-    worker = start("worker", "app:jobs", "--grace", "0.2", "--backend", backend, WORKERCTX_HARD_LIMIT="0.5")
-    worker.wait_for("waiting")
-    worker.signal(signal.SIGTERM)
-    assert worker.ends() == 70, worker.output
-    assert "the process has not ended" in worker.output
-    if kind != "deaf":
-        assert "a_long_calculation" in worker.output
-    assert job(running).state is JobState.RUNNING
-
-
-def test_a_hung_store_meets_the_hard_limit(start: Any, enqueue: Any, folder: Path) -> None:
-    """W3: a store that never answers again does not keep a stopped process alive."""
-    (folder / "hanging.py").write_text(
-        textwrap.dedent("""
-            import time
-            from app import jobs, say
-            from workerctx.queue.sqlite.engine import Writer
-
-            perform = Writer.perform
-
-            def hang(self, calls):
-                if hanging:
-                    time.sleep(3600)
-                return perform(self, calls)
-
-            Writer.perform = hang
-            hanging = False
-
-            @jobs.register
-            async def pull_the_plug() -> None:
-                global hanging
-                hanging = True
-                say("waiting")
-        """)
-    )
-    enqueue("pull_the_plug")
-    worker = start("worker", "hanging:jobs", "--grace", "0.2", WORKERCTX_HARD_LIMIT="0.5")
-    worker.wait_for("waiting")
-    worker.signal(signal.SIGTERM)
-    assert worker.ends() in {0, 70}, worker.output
-    assert "could not tell the store" in worker.output or "the process has not ended" in worker.output
 
 
 def test_a_handler_that_calls_sys_exit_ends_nothing(start: Any, enqueue: Any, job: Any) -> None:
