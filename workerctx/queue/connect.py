@@ -107,7 +107,11 @@ def _opener(scheme: str) -> Callable[[StoreURL], Storage]:
         module, _, name = target.partition(":")
         return cast("Callable[[StoreURL], Storage]", getattr(import_module(module), name))
     for entry in entry_points(group=ENTRY_POINTS, name=scheme):
-        return cast("Callable[[StoreURL], Storage]", entry.load())
+        try:
+            return cast("Callable[[StoreURL], Storage]", entry.load())
+        except ImportError as exc:
+            # Our integrations are in every wheel: what is missing is a driver, and the message names its extra.
+            raise UnknownBackend(f"no backend for {scheme}:// URLs: {exc}") from exc
     if scheme in _EXTRAS:
         remedy = f"pip install 'workerctx[{_EXTRAS[scheme]}]'"
     else:

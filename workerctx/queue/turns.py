@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import attrs
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -54,6 +56,14 @@ class Turns:
         return chosen
 
 
+@attrs.frozen
+class ClaimOrder:
+    """A claim and whose turn it is."""
+
+    request: ClaimRequest
+    turns: Turns
+
+
 class Rota:
     """The turns of every order of queues that workers claim from."""
 
@@ -62,8 +72,8 @@ class Rota:
     def __init__(self) -> None:
         self._turns: dict[object, Turns] = {}
 
-    def turns(self, request: ClaimRequest) -> Turns:
-        """Return whose turn it is for claims with these queues and weights."""
+    def order(self, request: ClaimRequest) -> ClaimOrder:
+        """Return a claim with the turns of its queues and weights."""
         queues = tuple(request.queues)
         order = (queues, tuple(request.weights.items()))
         turns = self._turns.get(order)
@@ -71,7 +81,7 @@ class Rota:
             if len(self._turns) >= _REMEMBERED:
                 self._turns.clear()
             turns = self._turns[order] = Turns(queues, request.weights)
-        return turns
+        return ClaimOrder(request, turns)
 
 
 def take_turns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -156,6 +157,18 @@ def test_ids_sort_by_time():
     """Ids made one after the other are in order."""
     ids = [new_id() for _ in range(1000)]
     assert ids == sorted(set(ids))
+
+
+def test_a_backend_without_its_driver_names_the_extra(monkeypatch):
+    """Q13: an installed backend whose driver is missing says which extra to install."""
+
+    class WithoutDriver:
+        def load(self):
+            raise ImportError("workerctx_x needs the 'x' extra: pip install 'workerctx[x]'")
+
+    monkeypatch.setattr(sys.modules["workerctx.queue.connect"], "entry_points", lambda **_: [WithoutDriver()])
+    with pytest.raises(UnknownBackend, match=r"no backend for x:// URLs: .*pip install 'workerctx\[x\]'"):
+        connect("x://localhost")
 
 
 def test_unknown_schemes_name_the_remedy():

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from workerctx.queue.memory.change import Change
     from workerctx.queue.memory.line import Group, Place
     from workerctx.queue.model import Claimed, QueuedJob
-    from workerctx.queue.turns import Turns
+    from workerctx.queue.turns import ClaimOrder
 
 
-def claim(change: Change, wanted: ClaimRequest, turns: Turns) -> list[Claimed]:
-    """Take up to ``wanted.limit`` jobs, the best ones of each queue, the queues by turns."""
+def claim(change: Change, order: ClaimOrder) -> list[Claimed]:
+    """Take up to as many jobs as wanted, the best ones of each queue, the queues by turns."""
+    wanted, turns = order.request, order.turns
     kinds = None if wanted.kinds is None else frozenset(wanted.kinds)
     labels = frozenset(wanted.labels)
     heads: dict[str, Heads] = {}

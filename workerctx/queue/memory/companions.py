@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from workerctx.errors import InvalidRequest, ScheduleNotFound, Throttled, UnknownScope, WorkerNotFound
 from workerctx.queue import transitions
+from workerctx.queue.finish import check_ttl
 from workerctx.queue.limits import Granted, RateLimit
 from workerctx.queue.memory import adding, finishing
 from workerctx.queue.memory.limits import Bucket
@@ -240,5 +241,6 @@ class MemoryRenewer:
 
         Threads: any.
         """
+        check_ttl("extend_by", extend_by)
         with self._session.change() as change:
             return finishing.renew_all(change, lease_ids, extend_by)

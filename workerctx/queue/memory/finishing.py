@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from workerctx.errors import LeaseExpired, LeaseLost, QueueError, UnknownScope
 from workerctx.queue import transitions
-from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease, check_ttl
+from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease
 from workerctx.queue.model import CancelReason, Lease, Renewed
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def renew(change: Change, lease_id: str, extend_by: float) -> Lease:
     Raises:
         LeaseExpired: It ran out already.
         LeaseLost: It does not hold its job any more.
-        InvalidRequest: The seconds are not more than 0.
     """
-    check_ttl("extend_by", extend_by)
     held = change.table.held.get(lease_id)
     if held is None:
         raise LeaseLost(lease_id)
@@ -90,12 +88,7 @@ def renew(change: Change, lease_id: str, extend_by: float) -> Lease:
 
 
 def renew_all(change: Change, lease_ids: Sequence[str], extend_by: float) -> Renewed:
-    """Renew leases and return which are lost and which jobs should stop.
-
-    Raises:
-        InvalidRequest: The seconds are not more than 0.
-    """
-    check_ttl("extend_by", extend_by)
+    """Renew leases and return which are lost and which jobs should stop."""
     lost: list[str] = []
     cancelled: dict[str, CancelReason] = {}
     for lease_id in lease_ids:

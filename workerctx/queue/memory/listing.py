@@ -5,49 +5,30 @@ from __future__ import annotations
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
-import attrs
-
-from workerctx.errors import InvalidRequest
 from workerctx.queue.model import JobPage, QueueInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from workerctx.queue.memory.change import Change
-    from workerctx.queue.model import JobState, QueuedJob
+    from workerctx.queue.model import QueuedJob
+    from workerctx.queue.skeleton import JobFilter
 
 
-@attrs.frozen(kw_only=True)
-class Filter:
-    """Which jobs are wanted; None matches all."""
-
-    state: JobState | None
-    kind: str | None
-    queue: str | None
-    tenant_id: str | None
-    workflow_id: str | None
-    unique_key: str | None
-
-    def matches(self, job: QueuedJob) -> bool:
-        """Whether a job fits every filter."""
-        return (
-            (self.state is None or job.state is self.state)
-            and (self.kind is None or job.kind == self.kind)
-            and (self.queue is None or job.queue == self.queue)
-            and (self.tenant_id is None or job.tenant_id == self.tenant_id)
-            and (self.workflow_id is None or job.workflow_id == self.workflow_id)
-            and (self.unique_key is None or job.unique_key == self.unique_key)
-        )
+def matches(wanted: JobFilter, job: QueuedJob) -> bool:
+    """Whether a job fits every filter."""
+    return (
+        (wanted.state is None or job.state is wanted.state)
+        and (wanted.kind is None or job.kind == wanted.kind)
+        and (wanted.queue is None or job.queue == wanted.queue)
+        and (wanted.tenant_id is None or job.tenant_id == wanted.tenant_id)
+        and (wanted.workflow_id is None or job.workflow_id == wanted.workflow_id)
+        and (wanted.unique_key is None or job.unique_key == wanted.unique_key)
+    )
 
 
-def page(change: Change, wanted: Filter, limit: int, cursor: str | None) -> JobPage:
-    """Return up to ``limit`` matching jobs with larger ids than ``cursor``, in order of their ids.
-
-    Raises:
-        InvalidRequest: The limit is below 1.
-    """
-    if limit < 1:
-        raise InvalidRequest(f"a page holds at least 1 job, got limit={limit}")
+def page(change: Change, wanted: JobFilter, limit: int, cursor: str | None) -> JobPage:
+    """Return up to ``limit`` matching jobs with larger ids than ``cursor``, in order of their ids."""
     table = change.table
     table.promote_all(change.now)
     candidates: Iterable[QueuedJob] = table.jobs.values()
@@ -55,7 +36,7 @@ def page(change: Change, wanted: Filter, limit: int, cursor: str | None) -> JobP
         candidates = map(table.jobs.__getitem__, table.workflows.get(wanted.workflow_id, ()))
     found = nsmallest(
         limit + 1,
-        (job.id for job in candidates if (cursor is None or job.id > cursor) and wanted.matches(job)),
+        (job.id for job in candidates if (cursor is None or job.id > cursor) and matches(wanted, job)),
     )
     jobs = tuple(table.snapshot(table.jobs[job_id]) for job_id in found[:limit])
     return JobPage(jobs, jobs[-1].id if len(found) > limit else None)

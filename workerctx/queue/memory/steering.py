@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from workerctx.errors import InvalidRequest, JobNotFound, UniqueKeyTaken, WrongState
+from workerctx.errors import JobNotFound, UniqueKeyTaken, WrongState
 from workerctx.queue import transitions
-from workerctx.queue.model import FINAL_STATES, CancelReason, JobState
+from workerctx.queue.model import CancelReason, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -141,21 +140,6 @@ def delete(change: Change, job_id: str) -> None:
     change.graph.forget(job_id)
     change.table.drop(job)
     change.graph.settle(change, job, word="deleted")
-
-
-def check_prune(retention: float, states: Collection[JobState] | None) -> frozenset[JobState]:
-    """Return which states are pruned.
-
-    Raises:
-        InvalidRequest: The retention is negative, or one of the states is not final.
-    """
-    if not (math.isfinite(retention) and retention >= 0):
-        raise InvalidRequest(f"retention must be 0 or more seconds, got {retention}")
-    chosen = FINAL_STATES if states is None else frozenset(states)
-    if not chosen <= FINAL_STATES:
-        alive = ", ".join(sorted(chosen - FINAL_STATES))
-        raise InvalidRequest(f"only finished jobs can be pruned, not {alive}")
-    return chosen
 
 
 def prune(change: Change, states: Collection[JobState], before: float, limit: int) -> int:

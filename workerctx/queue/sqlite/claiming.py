@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import attrs
-
 from workerctx.queue import transitions
 from workerctx.queue.ids import new_id
 from workerctx.queue.model import DELIVERY_MARGIN
 from workerctx.queue.sql import json_text, to_lease, to_micros
 from workerctx.queue.sqlite.engine import Merging
 from workerctx.queue.sqlite.settling import cancel_expired, write_back
-from workerctx.queue.turns import take_turns
+from workerctx.queue.turns import ClaimOrder, take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from workerctx.queue.finish import ClaimRequest
     from workerctx.queue.model import Claimed
     from workerctx.queue.sqlite.transaction import Transaction
-    from workerctx.queue.turns import Turns
 
 PAUSED: Final = "SELECT queue FROM workerctx_pauses WHERE ns = ? AND (until IS NULL OR until > ?)"
 ANY_DUE: Final = (
@@ -70,14 +67,6 @@ class Candidate(NamedTuple):
     seq: int
     unfit: int
     grp: int = 0
-
-
-@attrs.frozen
-class ClaimOrder:
-    """A claim and whose turn it is."""
-
-    request: ClaimRequest
-    turns: Turns
 
 
 class Claim(Merging[ClaimOrder, "list[Claimed]"]):

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
 
-from workerctx.errors import InvalidRequest, JobCancelled, JobFailed
-from workerctx.queue.codec import encode_json
-from workerctx.queue.finish import (
-    ClaimRequest,
-    CompleteLease,
-    FailLease,
-    ReleaseLease,
-    SnoozeLease,
-    check_ttl,
-)
-from workerctx.queue.model import FINAL_STATES, JobError, JobState
-from workerctx.queue.request import as_moment, as_seconds, check_name
+from workerctx.queue.finish import ReleaseLease
+from workerctx.queue.skeleton import JobQueueSkeleton
 from workerctx.queue.sql import optional_micros, to_micros
 from workerctx.queue.sqlite import leases, looking, settling, steering
-from workerctx.queue.sqlite.claiming import Claim, ClaimOrder, claim
+from workerctx.queue.sqlite.claiming import Claim, claim
 from workerctx.queue.sqlite.enqueueing import Enqueue, enqueue_all
 from workerctx.queue.sqlite.settling import REAPED_AT_ONCE, FinishOne, finish_all
-from workerctx.queue.turns import Rota
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from workerctx.errors import QueueError
@@ -38,18 +26,17 @@ if TYPE_CHECKING:
     from workerctx.queue.events import JobEvent, Lagged
     from workerctx.queue.finish import Finish
     from workerctx.queue.jobqueue import Wakeups
-    from workerctx.queue.model import Claimed, EnqueueOutcome, JobPage, Lease, QueuedJob, QueueInfo, Renewed
-    from workerctx.queue.request import EnqueueRequest, Moment, Seconds
+    from workerctx.queue.model import Claimed, EnqueueOutcome, JobPage, JobState, Lease, QueuedJob, QueueInfo, Renewed
+    from workerctx.queue.request import EnqueueRequest
+    from workerctx.queue.skeleton import JobFilter
     from workerctx.queue.sqlite.callers import CallersTransaction
     from workerctx.queue.sqlite.transaction import Transaction
     from workerctx.queue.sqlite.wakeups import WakeupHub
-
-RESULT_FALLBACK: Final = 2.0
-"""Seconds after which a waiter for a result looks again, woken or not."""
+    from workerctx.queue.turns import ClaimOrder
 
 
 @attrs.define(eq=False)
-class SqliteJobs:
+class SqliteJobs(JobQueueSkeleton):
     """`JobQueue` in a SQLite file; see there for what each method promises."""
 
     _writer: Batcher[Transaction]
@@ -57,7 +44,6 @@ class SqliteJobs:
     _broadcast: Broadcast
     _hub: WakeupHub
     _callers: CallersTransaction
-    _rota: Rota = attrs.field(factory=Rota, init=False)
 
     # Adding -----------------------------------------------------------------
 
@@ -78,48 +64,8 @@ class SqliteJobs:
 
     # Working ----------------------------------------------------------------
 
-    async def claim(
-        self,
-        worker_id: str,
-        *,
-        labels: Collection[str] = (),
-        lease_ttl: float = 30.0,
-        queues: Sequence[str] = ("default",),
-        weights: Mapping[str, int] | None = None,
-        kinds: Collection[str] | None = None,
-    ) -> Claimed | None:
-        """Take the next job."""
-        claimed = await self.claim_many(
-            worker_id, labels=labels, lease_ttl=lease_ttl, queues=queues, weights=weights, kinds=kinds, limit=1
-        )
-        return claimed[0] if claimed else None
-
-    async def claim_many(
-        self,
-        worker_id: str,
-        *,
-        labels: Collection[str] = (),
-        lease_ttl: float = 30.0,
-        queues: Sequence[str] = ("default",),
-        weights: Mapping[str, int] | None = None,
-        kinds: Collection[str] | None = None,
-        kind_limits: Mapping[str, int] | None = None,
-        limit: int = 100,
-        began: bool = True,
-    ) -> Sequence[Claimed]:
-        """Take up to ``limit`` jobs."""
-        wanted = ClaimRequest(
-            worker_id=worker_id,
-            labels=labels,
-            lease_ttl=lease_ttl,
-            queues=queues,
-            weights=weights or {},
-            kinds=kinds,
-            kind_limits=kind_limits or {},
-            limit=limit,
-            began=began,
-        )
-        return await self._writer.call(Claim(ClaimOrder(wanted, self._rota.turns(wanted))), _give_back)
+    async def _claim(self, order: ClaimOrder) -> Sequence[Claimed]:
+        return await self._writer.call(Claim(order), _give_back)
 
     async def finish_many(
         self, finishes: Sequence[Finish], *, began: Collection[str] = ()
@@ -129,47 +75,24 @@ class SqliteJobs:
             return []
         return await self._writer.call(lambda tx: finish_all(tx, finishes, began))
 
-    async def finish_and_claim(
-        self, finishes: Sequence[Finish], claim: ClaimRequest, *, began: Collection[str] = ()
+    async def _finish(self, finish: Finish) -> None:
+        await self._writer.call(FinishOne(finish))
+
+    async def _finish_and_claim(
+        self, finishes: Sequence[Finish], began: Collection[str], order: ClaimOrder
     ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
-        """Finish many leases and claim, in one transaction."""
-        order = ClaimOrder(claim, self._rota.turns(claim))
         return await self._writer.call(
-            lambda tx: _finish_and_claim(tx, finishes, began, order), lambda both: _give_back(both[1])
+            lambda tx: (finish_all(tx, finishes, began), claim(tx, order)), lambda both: _give_back(both[1])
         )
 
-    async def renew_lease(self, lease_id: str, *, extend_by: float = 30.0) -> Lease:
-        """Let a lease run on."""
-        check_ttl("extend_by", extend_by)
+    async def _renew_lease(self, lease_id: str, extend_by: float) -> Lease:
         return await self._writer.call(lambda tx: leases.renew_one(tx, lease_id, extend_by))
 
-    async def renew_leases(self, lease_ids: Sequence[str], *, extend_by: float = 30.0) -> Renewed:
-        """Let many leases run on."""
-        check_ttl("extend_by", extend_by)
+    async def _renew_leases(self, lease_ids: Sequence[str], extend_by: float) -> Renewed:
         return await self._writer.call(lambda tx: leases.renew(tx, lease_ids, extend_by))
 
-    async def complete(self, lease_id: str, outputs: Any = None) -> None:
-        """Finish a job with its result."""
-        await self._writer.call(FinishOne(CompleteLease.of(lease_id, outputs)))
-
-    async def fail(
-        self, lease_id: str, error: str | JobError, *, retryable: bool = True, delay: float | None = None
-    ) -> None:
-        """End a run that failed."""
-        await self._writer.call(FinishOne(FailLease(lease_id, JobError.of(error), retryable, delay)))
-
-    async def release(self, lease_id: str) -> None:
-        """Give a job back."""
-        await self._writer.call(FinishOne(ReleaseLease(lease_id)))
-
-    async def snooze(self, lease_id: str, *, delay: Seconds) -> None:
-        """Give a job back for later."""
-        await self._writer.call(FinishOne(SnoozeLease(lease_id, as_seconds(delay))))
-
-    async def progress(self, lease_id: str, value: Any) -> None:
-        """Store how far a running job is."""
-        stored = encode_json(value, "progress").decode()
-        await self._writer.call(lambda tx: leases.set_progress(tx, lease_id, stored))
+    async def _set_progress(self, lease_id: str, stored: bytes) -> None:
+        await self._writer.call(lambda tx: leases.set_progress(tx, lease_id, stored.decode()))
 
     async def reap_expired_leases(self) -> Sequence[JobEvent]:
         """Take jobs away from leases that ran out."""
@@ -200,10 +123,8 @@ class SqliteJobs:
         """Return whether a job is cancelled or should stop for a user."""
         return await self._reader.call(lambda tx: looking.is_cancelled(tx, job_id))
 
-    async def pause_queue(self, queue: str, *, until: Moment | None = None, cancel_running: bool = False) -> None:
-        """Let nobody claim from a queue."""
-        check_name("a queue's name", queue)
-        moment = optional_micros(as_moment(until))
+    async def _pause(self, queue: str, until: float | None, *, cancel_running: bool) -> None:
+        moment = optional_micros(until)
         await self._writer.call(lambda tx: steering.pause(tx, queue, moment, cancel_running=cancel_running))
 
     async def resume_queue(self, queue: str) -> None:
@@ -218,19 +139,8 @@ class SqliteJobs:
         """Remove a job that is not running."""
         await self._writer.call(lambda tx: steering.delete(tx, job_id))
 
-    async def prune(self, retention: Seconds, *, states: Collection[JobState] | None = None) -> int:
-        """Remove jobs that finished long ago."""
-        seconds = as_seconds(retention)
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise InvalidRequest(f"retention must be 0 or more seconds, got {seconds}")
-        chosen = FINAL_STATES if states is None else frozenset(states)
-        if not chosen <= FINAL_STATES:
-            alive = ", ".join(sorted(chosen - FINAL_STATES))
-            raise InvalidRequest(f"only finished jobs can be pruned, not {alive}")
-        removed = 0
-        while count := await self._writer.call(lambda tx: steering.prune(tx, chosen, to_micros(seconds))):
-            removed += count
-        return removed
+    async def _prune(self, retention: float, states: frozenset[JobState], limit: int) -> int:
+        return await self._writer.call(lambda tx: steering.prune(tx, states, to_micros(retention), limit))
 
     # Looking ----------------------------------------------------------------
 
@@ -238,44 +148,7 @@ class SqliteJobs:
         """Return a job."""
         return await self._reader.call(lambda tx: looking.get(tx, job_id))
 
-    async def result(self, job_id: str, *, timeout: float | None = None) -> Any:
-        """Wait for a job's outputs."""
-        job = await self.get(job_id)
-        if job.state not in FINAL_STATES:
-            with anyio.fail_after(timeout):
-                async with self.wakeups((), finished=True) as wakeups:
-                    while (job := await self.get(job_id)).state not in FINAL_STATES:
-                        await wakeups.wait(RESULT_FALLBACK)
-        if job.state is JobState.SUCCEEDED:
-            return job.result
-        assert job.error is not None
-        if job.state is JobState.CANCELLED:
-            raise JobCancelled(job_id, job.error.message)
-        raise JobFailed(job_id, str(job.error))
-
-    async def list(
-        self,
-        *,
-        state: JobState | None = None,
-        kind: str | None = None,
-        queue: str | None = None,
-        tenant_id: str | None = None,
-        workflow_id: str | None = None,
-        unique_key: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> JobPage:
-        """Return a page of the jobs that match."""
-        if limit < 1:
-            raise InvalidRequest(f"a page holds at least 1 job, got limit={limit}")
-        wanted = looking.Filter(
-            state=None if state is None else JobState(state),
-            kind=kind,
-            queue=queue,
-            tenant_id=tenant_id,
-            workflow_id=workflow_id,
-            unique_key=unique_key,
-        )
+    async def _page(self, wanted: JobFilter, limit: int, cursor: str | None) -> JobPage:
         return await self._reader.call(lambda tx: looking.page(tx, wanted, limit, cursor))
 
     async def counts(self, *, queue: str | None = None) -> dict[JobState, int]:
@@ -308,12 +181,6 @@ class SqliteJobs:
     async def wake(self, queue: str | None = None) -> None:
         """Wake who waits for jobs."""
         await anyio.to_thread.run_sync(self._hub.tell, None if queue is None else (queue,))
-
-
-def _finish_and_claim(
-    tx: Transaction, finishes: Sequence[Finish], began: Collection[str], order: ClaimOrder
-) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
-    return finish_all(tx, finishes, began), claim(tx, order)
 
 
 def _give_back(claimed: Sequence[Claimed]) -> Callable[[Transaction], object] | None:

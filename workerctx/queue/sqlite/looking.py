@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from workerctx.queue.model import JobPage, JobState, QueueInfo
 from workerctx.queue.sql import MICROSECONDS, json_text, optional_seconds
 from workerctx.queue.sqlite.steering import find
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from workerctx.queue.model import QueuedJob
+    from workerctx.queue.skeleton import JobFilter
     from workerctx.queue.sql import JobRow
     from workerctx.queue.sqlite.transaction import Transaction
 
@@ -79,60 +78,45 @@ def is_cancelled(tx: Transaction, job_id: str) -> bool:
     return row.state is JobState.CANCELLED or (row.state is JobState.RUNNING and row.cancel == "user")
 
 
-@attrs.frozen(kw_only=True)
-class Filter:
-    """Which jobs are wanted; None matches all."""
-
-    state: JobState | None
-    kind: str | None
-    queue: str | None
-    tenant_id: str | None
-    workflow_id: str | None
-    unique_key: str | None
-
-    def conditions(self, tx: Transaction) -> tuple[list[str], list[object]]:
-        """Return conditions for a statement and their parameters."""
-        conditions = ["ns = ?"]
-        parameters: list[object] = [tx.ns]
-        for column, value in (
-            ("tenant_id", self.tenant_id),
-            ("workflow_id", self.workflow_id),
-            ("unique_key", self.unique_key),
-        ):
-            if value is not None:
-                # The second condition lets the partial index be used.
-                conditions.append(f"{column} = ? AND {column} IS NOT NULL")
-                parameters.append(value)
-        if self.kind is not None or self.queue is not None:
-            tx.groups.refresh(tx.cursor)
-            groups = [
-                number
-                for number, group in tx.groups.by_number.items()
-                if (self.kind is None or group.kind == self.kind) and (self.queue is None or group.queue == self.queue)
-            ]
-            conditions.append("+grp IN (SELECT value FROM json_each(?))")
-            parameters.append(json_text(groups))
-        if self.state is not None:
-            self._add_state(tx, self.state, conditions, parameters)
-        return conditions, parameters
-
-    @staticmethod
-    def _add_state(tx: Transaction, state: JobState, conditions: list[str], parameters: list[object]) -> None:
-        # A job that has become due is queued, even if no claim has come by to write it down.
-        if state is JobState.QUEUED:
-            conditions.append("(state = 'queued' OR (state = 'scheduled' AND run_at <= ?))")
-            parameters.append(tx.now)
-        elif state is JobState.SCHEDULED:
-            conditions.append("state = 'scheduled' AND run_at > ?")
-            parameters.append(tx.now)
-        else:
-            conditions.append("state = ?")
-            parameters.append(state.value)
+def _conditions(tx: Transaction, wanted: JobFilter) -> tuple[list[str], list[object]]:
+    """Return conditions for a statement and their parameters."""
+    conditions = ["ns = ?"]
+    parameters: list[object] = [tx.ns]
+    for column, value in (
+        ("tenant_id", wanted.tenant_id),
+        ("workflow_id", wanted.workflow_id),
+        ("unique_key", wanted.unique_key),
+    ):
+        if value is not None:
+            # The second condition lets the partial index be used.
+            conditions.append(f"{column} = ? AND {column} IS NOT NULL")
+            parameters.append(value)
+    if wanted.kind is not None or wanted.queue is not None:
+        tx.groups.refresh(tx.cursor)
+        groups = [
+            number
+            for number, group in tx.groups.by_number.items()
+            if (wanted.kind is None or group.kind == wanted.kind)
+            and (wanted.queue is None or group.queue == wanted.queue)
+        ]
+        conditions.append("+grp IN (SELECT value FROM json_each(?))")
+        parameters.append(json_text(groups))
+    # A job that has become due is queued, even if no claim has come by to write it down.
+    if wanted.state is JobState.QUEUED:
+        conditions.append("(state = 'queued' OR (state = 'scheduled' AND run_at <= ?))")
+        parameters.append(tx.now)
+    elif wanted.state is JobState.SCHEDULED:
+        conditions.append("state = 'scheduled' AND run_at > ?")
+        parameters.append(tx.now)
+    elif wanted.state is not None:
+        conditions.append("state = ?")
+        parameters.append(wanted.state.value)
+    return conditions, parameters
 
 
-def page(tx: Transaction, wanted: Filter, limit: int, cursor: str | None) -> JobPage:
+def page(tx: Transaction, wanted: JobFilter, limit: int, cursor: str | None) -> JobPage:
     """Return up to ``limit`` matching jobs with larger ids than ``cursor``, in order of their ids."""
-    conditions, parameters = wanted.conditions(tx)
+    conditions, parameters = _conditions(tx, wanted)
     conditions.append("id > ?")
     statement = (
         "SELECT json_group_array(seq) FROM (SELECT seq FROM workerctx_jobs "  # noqa: S608 - conditions are constants

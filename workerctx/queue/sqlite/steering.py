@@ -59,9 +59,6 @@ PRUNABLE: Final = (
     "ORDER BY j.finished_at LIMIT ?)"
 )
 
-PRUNED_AT_ONCE: Final = 1000
-"""How many jobs one transaction removes."""
-
 
 def find(tx: Transaction, job_id: str) -> JobRow:
     """Return the row of a job.
@@ -177,12 +174,12 @@ def remove(tx: Transaction, seqs: Sequence[int]) -> None:
     tx.run(REMOVE, numbers)
 
 
-def prune(tx: Transaction, states: Collection[JobState], retention: int) -> int:
-    """Remove some of the jobs that finished more than ``retention`` microseconds ago; return how many."""
+def prune(tx: Transaction, states: Collection[JobState], retention: int, limit: int) -> int:
+    """Remove up to ``limit`` of the jobs that finished more than ``retention`` microseconds ago; return how many."""
     seqs: list[int] = []
     for state in sorted(states):
-        if len(seqs) < PRUNED_AT_ONCE:
-            seqs += tx.array(PRUNABLE, tx.ns, state.value, tx.now - retention, PRUNED_AT_ONCE - len(seqs))
+        if len(seqs) < limit:
+            seqs += tx.array(PRUNABLE, tx.ns, state.value, tx.now - retention, limit - len(seqs))
     if seqs:
         remove(tx, seqs)
     return len(seqs)
