@@ -349,3 +349,46 @@ class InvalidConfig(WorkerError, ValueError):
 
 class CommandError(WorkerError):
     """A command line names something that is not there."""
+
+
+# Remote ---------------------------------------------------------------------
+
+
+class RemoteError(WorkerError):
+    """Base of everything that goes wrong between a remote worker and its gateway.
+
+    Attributes:
+        retryable: Whether a new session may go better.
+    """
+
+    retryable: bool = True
+
+
+class SessionLost(RemoteError):
+    """A session could not be opened, or it broke; whatever was not acknowledged is told again in the next one."""
+
+
+class ProtocolError(RemoteError):
+    """The other side of a session said what cannot be understood; the session is closed."""
+
+
+class RegistrationFailed(RemoteError):
+    """A session was open, and the gateway did not accept the worker in time."""
+
+
+class CleanCloseExhausted(RemoteError):
+    """The gateway closed one session after the other, without a failure and without work."""
+
+
+class SessionDenied(RemoteError):
+    """The gateway refuses this worker, and would again: it is not asked twice."""
+
+    retryable: bool = False
+
+
+class Unauthenticated(SessionDenied):
+    """The gateway does not know who this worker is."""
+
+
+class PermissionDenied(SessionDenied):
+    """The gateway knows this worker and does not let it do what it wants."""
