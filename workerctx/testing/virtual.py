@@ -18,6 +18,9 @@ Ts = TypeVarTuple("Ts")
 _START: Final = 0.0
 """Where the clock begins, as trio's mock clock does."""
 
+_PATIENCE: Final = 0.02
+"""Seconds until a thread is looked at again: one that has just delivered its result does not wake the loop to end."""
+
 
 def virtual_clock(backend: str) -> dict[str, Any]:
     """Return the options with which an event loop runs in virtual time.
@@ -68,12 +71,13 @@ class _JumpingSelector(selectors.DefaultSelector):
         ready = super().select(0)
         if ready:
             return ready
-        if not self._at_work():
-            self.now += timeout
-            return ready
-        began = time.monotonic()
-        ready = super().select(timeout)
-        self.now += min(time.monotonic() - began, timeout) if ready else timeout
+        deadline = self.now + timeout
+        while not ready and self.now < deadline and self._at_work():
+            began = time.monotonic()
+            ready = super().select(min(deadline - self.now, _PATIENCE))
+            self.now = min(self.now + time.monotonic() - began, deadline)
+        if not ready:
+            self.now = deadline
         return ready
 
 

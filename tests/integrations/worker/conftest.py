@@ -33,7 +33,8 @@ jobs = JobRegistry("sqlite:///jobs.db")
 not_jobs = object()
 
 def say(*words):
-    print(*words, flush=True)
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
 
 @jobs.register
 async def quick(number: int) -> int:
@@ -154,13 +155,13 @@ class Worker:
         """Wait until so many more lines had this in them and return the last of them."""
         deadline = time.monotonic() + PATIENCE
         line: str | None = ""
-        while times:
+        while times > 0:
             try:
                 line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 line = None
             assert line is not None, f"no {part!r} in:\n{self.output}"
-            times -= part in line
+            times -= line.count(part)
         return line
 
     def child(self, number: int) -> int:
