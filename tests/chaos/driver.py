@@ -1,9 +1,15 @@
-"""Kill and freeze processes that share one SQLite file, and account for every job afterwards.
+"""Kill and freeze worker processes and their store, and account for every job afterwards.
 
-``python tests/chaos/driver.py --seconds N [--seed S]`` starts four workers and two producers, sends SIGKILL and
-SIGSTOP/SIGCONT (for longer than a lease lasts) at random, and exits with 0 if: every job whose enqueueing returned
-has ended exactly once, none succeeded twice by record, every repeated run follows an expired lease, a worker that
-came too late was refused, and no error ever reached a caller.
+``python tests/chaos/driver.py --seconds N [--store sqlite|postgres|redis] [--outages] [--seed S]`` starts four
+``workerctx worker`` processes, half of them on trio, and two producers. Workers get SIGKILL, SIGTERM and
+SIGSTOP/SIGCONT (for longer than a lease lasts) at random, producers SIGKILL; with ``--outages`` the store goes away
+and comes back as well: a server is killed or frozen, a file is locked. It exits with 0 if
+
+- every job whose enqueueing returned is in the store and has succeeded, once;
+- no two runs had the same lease, and the store has the result of one of them;
+- every other run is explained: its process was killed or stopped, or was told that the lease was lost;
+- the store counted one attempt for each lease that expired during a run, and one for the run that succeeded;
+- every process that was asked to stop ended with 0, and nobody logged an error.
 """
 
 from __future__ import annotations
@@ -18,70 +24,53 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
+from stores import Store, store_for_chaos
 
-from workerctx.errors import LeaseLost
-from workerctx.queue import CompleteLease, Constant, EnqueueRequest, JobState, connect
+from workerctx import WorkerConfig, WorkerLoop
+from workerctx.errors import QueueError
+from workerctx.queue import JobState
+
+if TYPE_CHECKING:
+    from workerctx.queue import QueuedJob
 
 WORKERS = 4
 PRODUCERS = 2
-LEASE = 0.5
-FROZEN = 1.2
-ATTEMPTS = 1000
+LEASE = 0.6
+FROZEN = 1.4
+GONE = 1.0
 BACKLOG = 1000
+SETTINGS = {
+    "WORKERCTX_LEASE_TTL": str(LEASE),
+    "WORKERCTX_HEARTBEAT": str(LEASE / 4),
+    "WORKERCTX_REAP_INTERVAL": "0.2",
+    "WORKERCTX_CONCURRENCY": "20",
+    "WORKERCTX_GRACE": "5",
+    "WORKERCTX_HARD_LIMIT": "30",
+    "WORKERCTX_LOG_FORMAT": "json",
+    "WORKERCTX_LOG_LEVEL": "error",
+}
 
 
-class Log:
-    """Lines that survive a kill, because each is one write."""
-
-    def __init__(self, folder: Path, role: str) -> None:
-        path = folder / f"{role}-{os.getpid()}-{time.monotonic_ns()}.log"
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def write(self, *words: str) -> None:
-        os.write(self._file, ("\t".join(words) + "\n").encode())
-
-
-async def work(folder: Path, backlog: int = 25) -> None:
-    """Claim, run and complete until killed."""
-    log = Log(folder, "worker")
-    name = f"worker-{os.getpid()}"
-    async with connect(f"sqlite:///{folder}/jobs.db") as storage:
-        jobs = storage.jobs
-        async with jobs.wakeups() as wakeups:
-            while True:
-                await jobs.reap_expired_leases()
-                claimed = await jobs.claim_many(name, lease_ttl=LEASE, limit=backlog)
-                if not claimed:
-                    await wakeups.wait(0.5)
-                    continue
-                for job, lease in claimed:
-                    log.write("ran", job.id, lease.id)
-                await anyio.sleep(0.08)
-                outcomes = await jobs.finish_many([CompleteLease.of(lease.id, job.id) for job, lease in claimed])
-                for (job, lease), outcome in zip(claimed, outcomes, strict=True):
-                    if outcome is None:
-                        log.write("succeeded", job.id, lease.id)
-                    elif isinstance(outcome, LeaseLost):
-                        log.write("refused", job.id, lease.id)
-                    else:
-                        log.write("error", repr(outcome))
-
-
-async def produce(folder: Path) -> None:
+async def produce() -> None:
     """Enqueue, alone and in bulk, until killed."""
-    log = Log(folder, "producer")
+    from app import FOLDER, Log, chaos, jobs
+
+    log = Log(Path(os.environ[FOLDER]), "producer")
     dice = random.Random()
-    async with connect(f"sqlite:///{folder}/jobs.db") as storage:
+    async with jobs:
         while True:
-            request = EnqueueRequest("chaos", {"from": os.getpid()}, max_attempts=ATTEMPTS, retry=Constant(0.0))
-            # Enough that every worker always holds leases, and no more than can be finished in the end.
-            if (await storage.jobs.counts())[JobState.QUEUED] < BACKLOG:
-                outcomes = await storage.jobs.enqueue_bulk([request] * dice.choice([1, 50, 200]))
-                for outcome in outcomes:
-                    log.write("enqueued", outcome.id)
+            try:
+                # Enough that every worker always holds leases, and no more than can be finished in the end.
+                if (await jobs.storage.jobs.counts())[JobState.QUEUED] < BACKLOG:
+                    outcomes = await jobs.enqueue_bulk([chaos.request(0)] * dice.choice([1, 50, 200]))
+                    for outcome in outcomes:
+                        log.write("enqueued", outcome.id)
+            except QueueError as exc:
+                log.write("told", repr(exc))
             await anyio.sleep(dice.uniform(0, 0.05))
 
 
@@ -93,93 +82,157 @@ class Fleet:
     dice: random.Random
     processes: dict[int, tuple[str, subprocess.Popen[bytes]]] = attrs.field(factory=dict)
     thaw: list[tuple[float, int]] = attrs.field(factory=list)
-    kills: int = 0
-    freezes: int = 0
+    leaving: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
+    ended: set[int] = attrs.field(factory=set)
+    """The processes that were killed or stopped: their runs may be cut short."""
+    deeds: Counter[str] = attrs.field(factory=Counter)
+    started: int = 0
 
     def start(self, role: str) -> None:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--role", role, "--folder", str(self.folder)],
-            stderr=(self.folder / f"stderr-{role}-{time.monotonic_ns()}.txt").open("wb"),
-        )
+        self.started += 1
+        command = [sys.executable, __file__, "--role", "producer"]
+        if role == "worker":
+            backend = ("asyncio", "trio")[self.started % 2]
+            command = [sys.executable, "-m", "workerctx", "worker", "app:jobs", "--backend", backend]
+        with (self.folder / f"output-{role}-{self.started}.txt").open("wb") as output:
+            place = Path(__file__).parent
+            process = subprocess.Popen(command, cwd=place, stderr=output, stdout=subprocess.DEVNULL)
         self.processes[process.pid] = (role, process)
 
     def torment(self, until: float) -> None:
         while time.monotonic() < until:
-            time.sleep(self.dice.uniform(0.02, 0.25))
+            time.sleep(self.dice.uniform(0.05, 0.6))
             self._thaw(time.monotonic())
             frozen = {pid for _, pid in self.thaw}
             awake = [pid for pid in self.processes if pid not in frozen]
             if not awake:
                 continue
             victim = self.dice.choice(awake)
-            if self.dice.random() < 0.5:
-                role, process = self.processes.pop(victim)
+            role, process = self.processes[victim]
+            deed = self.dice.choice(["kill", "stop", "freeze", "freeze", "freeze"])
+            if deed == "kill" or role == "producer":
+                self.deeds["kills"] += 1
                 process.kill()
                 process.wait()
-                self.kills += 1
-                self.start(role)
+            elif deed == "stop":
+                self.deeds["stops"] += 1
+                process.terminate()
+                self.leaving.append(process)
             elif len(frozen) < WORKERS - 1:
+                self.deeds["freezes"] += 1
                 os.kill(victim, signal.SIGSTOP)
-                self.freezes += 1
                 self.thaw.append((time.monotonic() + FROZEN, victim))
+                continue
+            else:
+                continue
+            self.ended.add(victim)
+            del self.processes[victim]
+            self.start(role)
 
     def _thaw(self, now: float) -> None:
         for due, pid in [entry for entry in self.thaw if entry[0] <= now]:
             os.kill(pid, signal.SIGCONT)
             self.thaw.remove((due, pid))
 
-    def settle(self) -> None:
-        """Let the late ones finish, then end everybody."""
+    def settle(self) -> list[str]:
+        """Let the late ones finish, stop everybody, and return which did not end as they should."""
         self._thaw(float("inf"))
         time.sleep(1.0)
-        for _, process in self.processes.values():
-            process.kill()
-            process.wait()
+        for pid, (role, process) in self.processes.items():
+            self.ended.add(pid)
+            if role == "producer":
+                process.kill()
+                process.wait()
+            else:
+                process.terminate()
+                self.leaving.append(process)
+        wrong: list[str] = []
+        for process in self.leaving:
+            try:
+                status = process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
+            # A process that was asked to stop while it was starting has no handler yet.
+            if status not in {0, -signal.SIGTERM}:
+                wrong.append(f"process {process.pid} was asked to stop and ended with {status}")
+        return wrong
 
 
-async def finish(folder: Path) -> tuple[dict[str, int], list[str]]:
-    """Bring every job to its end, and return how many there are in each state and what is wrong with any."""
-    wrong: list[str] = []
-    async with connect(f"sqlite:///{folder}/jobs.db") as storage:
-        jobs = storage.jobs
-        deadline = anyio.current_time() + 60
-        while True:
-            await storage.advance(1000)
-            await jobs.reap_expired_leases()
-            while claimed := await jobs.claim_many("last", limit=1000):
-                await jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed])
-            counts = {str(state): count for state, count in (await jobs.counts()).items() if count}
-            if set(counts) <= {"succeeded"} or anyio.current_time() > deadline:
-                break
-        lines = _read(folder)
-        runs = Counter(words[1] for words in lines["ran"])
-        successes = Counter(words[1] for words in lines["succeeded"])
-        wrong += [f"succeeded twice: {job_id}" for job_id, count in successes.items() if count > 1]
-        wrong += ["error: " + " ".join(words[1:]) for words in lines["error"]]
-        known: set[str] = set()
+async def finish() -> list[QueuedJob]:
+    """Bring every job to its end with one more worker, and return all of them."""
+    from app import jobs
+
+    found: list[QueuedJob] = []
+    async with jobs:
+        with anyio.move_on_after(120):
+            while any(count for state, count in (await jobs.storage.jobs.counts()).items() if not state.is_final):
+                await jobs.storage.advance(1000)
+                await jobs.storage.jobs.reap_expired_leases()
+                await WorkerLoop(jobs, WorkerConfig(concurrency=50)).run(burst=True)
         cursor = None
         while True:
-            page = await jobs.list(limit=5000, cursor=cursor)
-            for job in page.jobs:
-                known.add(job.id)
-                expired = sum(entry.error.kind == "lease expired" for entry in job.error_history)
-                if job.state is not JobState.SUCCEEDED:
-                    wrong.append(f"not succeeded: {job.id} is {job.state}")
-                if job.attempt != 1 + expired or runs[job.id] > job.attempt:
-                    wrong.append(f"unexplained run: {job.id} ran {runs[job.id]} times, attempt {job.attempt}")
+            page = await jobs.storage.jobs.list(limit=1000, cursor=cursor)
+            found += page.jobs
             cursor = page.next_cursor
             if cursor is None:
-                break
-        wrong += [f"lost: {words[1]}" for words in lines["enqueued"] if words[1] not in known]
-        counts |= {
-            "enqueued and told": len(lines["enqueued"]),
-            "ran again": sum(count - 1 for count in runs.values()),
-            "refused": len(lines["refused"]),
+                return found
+
+
+@attrs.frozen
+class Account:
+    """What processes have said, held against what the store knows."""
+
+    lines: dict[str, list[list[str]]]
+    jobs: list[QueuedJob]
+    ended: set[int]
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """What happened, in numbers."""
+        lines = self.lines
+        runs = len(lines["ran"])
+        return {
+            "jobs": len(self.jobs),
+            "told": len(lines["enqueued"]),
+            "producers' errors": len(lines["told"]),
+            "runs": runs,
+            "reruns": runs - len({words[1] for words in lines["ran"]}),
+            "lost in a run": len(lines["lost"]),
+            "refused after it": len(lines["refused"]),
         }
-    return counts, wrong
+
+    def wrong(self) -> list[str]:
+        """Return what cannot be explained."""
+        wrong: list[str] = []
+        lines = self.lines
+        known = {job.id for job in self.jobs}
+        wrong += [f"lost: {words[1]}" for words in lines["enqueued"] if words[1] not in known]
+        leases = Counter(words[2] for words in lines["ran"])
+        wrong += [f"run twice under one lease: {lease}" for lease, count in leases.items() if count > 1]
+        runs: dict[str, dict[str, int]] = defaultdict(dict)
+        for _, job_id, lease, pid in lines["ran"]:
+            runs[job_id][lease] = int(pid)
+        lost = {words[1] for words in lines["lost"] + lines["refused"]}
+        for job in self.jobs:
+            expired = sum(entry.error.kind == "lease expired" for entry in job.error_history)
+            if job.state is not JobState.SUCCEEDED:
+                wrong.append(f"not succeeded: {job.id} is {job.state}")
+            elif job.result not in runs[job.id]:
+                wrong.append(f"a result of no run: {job.id}")
+            elif job.attempt != 1 + expired:
+                wrong.append(f"{job.id} has attempt {job.attempt} and {expired} expired leases")
+            else:
+                wrong += [
+                    f"a run that nothing explains: {job.id} under {lease}, not under {job.result}"
+                    for lease, pid in runs[job.id].items()
+                    if lease != job.result and lease not in lost and pid not in self.ended
+                ]
+        return wrong
 
 
-def _read(folder: Path) -> dict[str, list[list[str]]]:
+def read(folder: Path) -> dict[str, list[list[str]]]:
+    """Return the lines that processes have written, by their first word."""
     lines: dict[str, list[list[str]]] = defaultdict(list)
     for path in folder.glob("*.log"):
         for line in path.read_text().splitlines():
@@ -188,36 +241,55 @@ def _read(folder: Path) -> dict[str, list[list[str]]]:
     return lines
 
 
+def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, outages: bool) -> list[str]:
+    """Do it, print what happened, and return what is wrong."""
+    from app import FOLDER
+
+    os.environ |= {"WORKERCTX_URL": store.url, FOLDER: str(folder), **SETTINGS}
+    fleet = Fleet(folder, dice)
+    for role, count in (("worker", WORKERS), ("producer", PRODUCERS)):
+        for _ in range(count):
+            fleet.start(role)
+    time.sleep(2.0)
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        fleet.torment(time.monotonic() + min(left, dice.uniform(1, 3)))
+        if outages:
+            fleet.deeds[store.outage(GONE, dice)] += 1
+    wrong = fleet.settle()
+    finished = anyio.run(finish)
+    account = Account(read(folder), finished, fleet.ended)
+    wrong += account.wrong()
+    wrong += [
+        f"{path.name}: {text.strip().splitlines()[-1]}"
+        for path in folder.glob("output-*.txt")
+        if (text := path.read_text())
+    ]
+    if fleet.deeds["freezes"] > 10 and not outages and not account.lines["lost"] + account.lines["refused"]:
+        wrong.append("nobody who came too late was told: the freezes proved nothing")
+    print(", ".join(f"{count} {what}" for what, count in (account.figures | fleet.deeds).items()))
+    return wrong
+
+
 def main() -> int:
-    """Run one role, or the whole drama."""
+    """Run the producer, or the whole drama."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--store", choices=["sqlite", "postgres", "redis"], default="sqlite")
+    parser.add_argument("--outages", action="store_true", help="take the store away, too")
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--role", choices=["worker", "producer"])
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--role", choices=["producer"])
     options = parser.parse_args()
     if options.role:
-        anyio.run({"worker": work, "producer": produce}[options.role], options.folder)
+        anyio.run(produce)
         return 0
     seed = random.randrange(10**6) if options.seed is None else options.seed
+    print(f"{options.store}, seed {seed}: ", end="", flush=True)
     with tempfile.TemporaryDirectory(prefix="workerctx-chaos-") as name:
         folder = Path(name)
-        fleet = Fleet(folder, random.Random(seed))
-        for role, count in (("worker", WORKERS), ("producer", PRODUCERS)):
-            for _ in range(count):
-                fleet.start(role)
-        time.sleep(1.0)
-        fleet.torment(time.monotonic() + options.seconds)
-        fleet.settle()
-        counts, wrong = anyio.run(finish, folder)
-        wrong += [
-            f"{path.name}: {text.strip().splitlines()[-1]}"
-            for path in folder.glob("stderr-*.txt")
-            if (text := path.read_text())
-        ]
-    if fleet.freezes > 10 and not counts["refused"]:
-        wrong.append("nobody who came too late was refused: the freezes proved nothing")
-    print(f"seed {seed}: {fleet.kills} kills, {fleet.freezes} freezes; {counts}")
+        os.environ["CHAOS_FOLDER"] = name
+        with store_for_chaos(options.store, folder) as store:
+            wrong = play(folder, store, options.seconds, random.Random(seed), outages=options.outages)
     for line in wrong[:20]:
         print(line)
     return 1 if wrong else 0

@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def test_nothing_is_lost_when_processes_are_killed_and_frozen():
-    """Q1, Q2: whoever is killed or frozen, each job ends once and a late finisher is refused."""
+    """Q1, Q2, W4: whoever is killed or frozen, and whoever holds the lock, each job ends once by record."""
     driver = Path(__file__).with_name("driver.py")
-    done = subprocess.run([sys.executable, str(driver), "--seconds", "4"], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, str(driver), "--seconds", "4", "--outages"], capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -542,3 +542,44 @@ def test_paths(tmp_path, monkeypatch):
     assert connect("sqlite:////var/x.db")._database.path == Path("/var/x.db")
     with pytest.raises(InvalidRequest, match="memory://"):
         connect("sqlite:///:memory:")
+
+
+async def test_a_file_that_was_replaced_is_noticed(storage, path, tmp_path):
+    """W4: nothing is written to a file that was moved away; a backup in its place is served, another store is not."""
+
+    async def counted() -> int:
+        return (await storage.jobs.counts())[JobState.QUEUED]
+
+    def replace_by(other):
+        for found in tmp_path.glob("jobs.db*"):
+            found.rename(tmp_path / f"{other.name}-{found.name}")
+        other.rename(path)
+
+    await storage.jobs.enqueue(EnqueueRequest("kind"))
+    backup = sqlite3.connect(tmp_path / "backup")
+    source = sqlite3.connect(path)
+    source.backup(backup)
+    backup.close()
+    source.close()
+    async with connect(f"sqlite:///{tmp_path}/another"):
+        pass
+    await storage.jobs.enqueue(EnqueueRequest("kind"))
+
+    replace_by(tmp_path / "backup")
+    for call in (storage.jobs.enqueue(EnqueueRequest("kind")), counted()):
+        with pytest.raises(StoreUnavailable, match="was replaced"):
+            await call
+    assert await counted() == 1
+    with storage.open_renewer() as renewer:
+        renewer.renew([], 1)
+        replace_by(tmp_path / "another")
+        with pytest.raises(StoreUnavailable, match="was replaced"):
+            renewer.renew([], 1)
+        with pytest.raises(StoreUnavailable, match="holds another store than before"):
+            renewer.renew([], 1)
+    path.unlink()
+    with pytest.raises(StoreUnavailable, match="cannot find"):
+        await counted()
+    with pytest.raises(StoreUnavailable, match="cannot open"):
+        await counted()
+    assert not path.exists()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from workerctx.errors import InvalidRequest, SchemaError
+from workerctx.queue.sqlite.connection import STORE_ID
 from workerctx.queue.sqlite.enqueueing import enqueue_all
 from workerctx.queue.sqlite.schema import version
 from workerctx.queue.sqlite.transaction import Groups, Transaction
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from workerctx.queue.request import EnqueueRequest
     from workerctx.queue.sqlite.connection import Database
 
-STORE_ID: Final = "SELECT value FROM workerctx_meta WHERE key = 'store'"
 # Changes nothing, but takes the write lock before anything is read.
 TAKE_LOCK: Final = "UPDATE workerctx_meta SET value = value WHERE key = 'store'"
 

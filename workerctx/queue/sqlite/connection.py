@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 import attrs
 
@@ -13,6 +15,8 @@ from workerctx.queue.sqlite.schema import migrate
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+STORE_ID: Final = "SELECT value FROM workerctx_meta WHERE key = 'store'"
 
 BUSY_TIMEOUT: Final = 30.0
 """Seconds to wait for other writers before a call fails with `StoreBusy`."""
@@ -27,6 +31,16 @@ _JOURNAL_BYTES: Final = 64 * 1024 * 1024
 _PRIMARY: Final = 0xFF
 
 
+class FileConnection(sqlite3.Connection):
+    """A connection that knows which file it has open.
+
+    Attributes:
+        file: Device and number of the file.
+    """
+
+    file: tuple[int, int]
+
+
 @attrs.frozen
 class Database:
     """A database file and how it is written.
@@ -34,21 +48,26 @@ class Database:
     Attributes:
         path: The file.
         synchronous: ``full`` is durable; ``normal`` may lose the last commits when the power fails.
+        store_id: Which store it must hold, once that is known.
     """
 
     path: Path
     synchronous: str = "full"
+    store_id: str | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.synchronous not in _LEVELS:
             raise InvalidRequest(f"synchronous={self.synchronous!r}: use one of {', '.join(sorted(_LEVELS))}")
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self, *, create: bool = False) -> FileConnection:
         """Open a connection.
 
+        Args:
+            create: Whether to make the file if there is none.
+
         Raises:
-            StoreUnavailable: The file cannot be opened.
-            SchemaError: The file is not a database, or this SQLite is too old.
+            StoreUnavailable: The file cannot be opened, or holds another store by now.
+            SchemaError: The file is not a database, has no job tables, or this SQLite is too old.
 
         Threads: the connection may be used by one thread at a time, whichever.
         """
@@ -56,24 +75,50 @@ class Database:
             raise SchemaError(
                 f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, _OLDEST))} or newer is needed"
             )
-        connection: sqlite3.Connection | None = None
+        connection: FileConnection | None = None
         try:
             connection = sqlite3.connect(
-                self.path,
+                f"file:{quote(os.fsencode(self.path))}?mode={'rwc' if create else 'rw'}",
+                uri=True,
                 timeout=BUSY_TIMEOUT,
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=_PREPARED,
+                factory=FileConnection,
             )
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.file = self._file()
+            self._check_store(connection)
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
             connection.execute("PRAGMA temp_store = MEMORY")
-        except sqlite3.Error as exc:
+        except BaseException as exc:
             if connection is not None:
                 connection.close()
-            raise self.explain(exc) from exc
+            if isinstance(exc, sqlite3.Error):
+                raise self.explain(exc) from exc
+            raise
         return connection
+
+    def check_file(self, connection: FileConnection) -> None:
+        """See to it that a connection still has the file that is there, and not one that was moved away or removed.
+
+        Raises:
+            StoreUnavailable: It has another one; nothing was written to it.
+        """
+        if self._file() != connection.file:
+            raise StoreUnavailable(f"{self.path} was replaced by another file since it was opened; it is opened again")
+
+    def _check_store(self, connection: FileConnection) -> None:
+        if self.store_id is not None and connection.execute(STORE_ID).fetchone() != (self.store_id,):
+            raise StoreUnavailable(f"{self.path} holds another store than before: start again to use that")
+
+    def _file(self) -> tuple[int, int]:
+        try:
+            found = self.path.stat()
+        except OSError as exc:
+            raise StoreUnavailable(f"cannot find {self.path} any more: {exc.strerror}") from exc
+        return found.st_dev, found.st_ino
 
     def prepare(self) -> None:
         """Check the file and bring its tables up to date.
@@ -82,7 +127,7 @@ class Database:
             SchemaError: The file is damaged, is not a database, or has tables of a newer release.
             StoreUnavailable: It cannot be opened or written.
         """
-        connection = self.connect()
+        connection = self.connect(create=True)
         try:
             if self.path.stat().st_size <= CHECKED_ON_OPEN:
                 self.check(connection)

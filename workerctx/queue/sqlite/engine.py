@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from workerctx.queue.broadcast import Broadcast
     from workerctx.queue.hand import Call
-    from workerctx.queue.sqlite.connection import Database
+    from workerctx.queue.sqlite.connection import Database, FileConnection
     from workerctx.queue.sqlite.wakeups import WakeupHub
 
 A = TypeVar("A")
@@ -58,7 +58,7 @@ class Writer:
     _ns: int
     _broadcast: Broadcast
     _hub: WakeupHub
-    _connection: sqlite3.Connection = attrs.field(init=False)
+    _connection: FileConnection = attrs.field(init=False)
     _groups: Groups = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -67,6 +67,7 @@ class Writer:
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls in one transaction, then publish what happened."""
+        self._database.check_file(self._connection)
         try:
             tx = self._commit(calls)
         except BaseException as exc:
@@ -124,7 +125,7 @@ class Reader:
 
     _database: Database
     _ns: int
-    _connection: sqlite3.Connection = attrs.field(init=False)
+    _connection: FileConnection = attrs.field(init=False)
     _groups: Groups = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -134,6 +135,7 @@ class Reader:
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls on one snapshot."""
+        self._database.check_file(self._connection)
         cursor = self._connection.cursor()
         try:
             cursor.execute("BEGIN")

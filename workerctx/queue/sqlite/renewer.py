@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
+from workerctx.errors import StoreUnavailable
 from workerctx.queue.finish import check_ttl
 from workerctx.queue.sqlite.leases import renew
 from workerctx.queue.sqlite.transaction import Groups, Transaction
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from workerctx.queue.model import Renewed
-    from workerctx.queue.sqlite.connection import Database
+    from workerctx.queue.sqlite.connection import Database, FileConnection
 
 
 @attrs.define(eq=False)
@@ -28,7 +29,7 @@ class SqliteRenewer:
 
     _database: Database
     _ns: int
-    _connection: sqlite3.Connection | None = attrs.field(default=None, init=False)
+    _connection: FileConnection | None = attrs.field(default=None, init=False)
 
     def __enter__(self) -> Self:
         self._connection = self._database.connect()
@@ -47,14 +48,17 @@ class SqliteRenewer:
         connection = self._connection
         if connection is None:
             connection = self._connection = self._database.connect()
-        cursor = connection.cursor()
         try:
+            self._database.check_file(connection)
+            cursor = connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             renewed = renew(Transaction(cursor, self._ns, Groups(self._ns)), lease_ids, extend_by)
             cursor.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, StoreUnavailable) as exc:
             # A connection that failed is not trusted again; the next renewal opens another one.
             self._connection = None
             connection.close()
-            raise self._database.explain(exc) from exc
+            if isinstance(exc, sqlite3.Error):
+                raise self._database.explain(exc) from exc
+            raise
         return renewed

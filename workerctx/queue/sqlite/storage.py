@@ -15,8 +15,8 @@ from workerctx.errors import InvalidRequest, StoreClosed
 from workerctx.queue.batching import Batcher
 from workerctx.queue.broadcast import Broadcast
 from workerctx.queue.sql import to_micros
-from workerctx.queue.sqlite.callers import STORE_ID, CallersTransaction
-from workerctx.queue.sqlite.connection import Database
+from workerctx.queue.sqlite.callers import CallersTransaction
+from workerctx.queue.sqlite.connection import STORE_ID, Database
 from workerctx.queue.sqlite.engine import Reader, Writer
 from workerctx.queue.sqlite.jobs import SqliteJobs
 from workerctx.queue.sqlite.limits import SqliteRateLimits
@@ -79,8 +79,10 @@ class SqliteStorage:
     workers: SqliteWorkers = attrs.field(init=False)
     schedules: SqliteSchedules = attrs.field(init=False)
     _ns: int | None = attrs.field(default=None, init=False)
+    _opened: Database = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._opened = self._database
         self._hub = WakeupHub(self._database, self.namespace)
         self._writer = Batcher(self._make_writer, "workerctx-sqlite-writer")
         self._reader = Batcher(self._make_reader, "workerctx-sqlite-reader")
@@ -112,7 +114,7 @@ class SqliteStorage:
         Raises:
             StoreClosed: The storage is not open.
         """
-        return SqliteRenewer(self._database, self._number())
+        return SqliteRenewer(self._opened, self._number())
 
     async def now(self) -> float:
         """Return the store's time, in seconds since the epoch."""
@@ -138,6 +140,8 @@ class SqliteStorage:
         except sqlite3.Error as exc:
             raise self._database.explain(exc) from exc
         self._callers.ns = self._number()
+        # From now on the file must stay this store; a backup of it may take its place.
+        self._opened = attrs.evolve(self._database, store_id=self._callers.store_id)
         self._hub.open()
         self._writer.start()
         self._reader.start()
@@ -155,7 +159,7 @@ class SqliteStorage:
         return self._ns
 
     def _make_writer(self) -> Writer:
-        return Writer(self._database, self._number(), self._broadcast, self._hub)
+        return Writer(self._opened, self._number(), self._broadcast, self._hub)
 
     def _make_reader(self) -> Reader:
-        return Reader(self._database, self._number())
+        return Reader(self._opened, self._number())

@@ -11,10 +11,11 @@ import hashlib
 import os
 import selectors
 import socket
+import sqlite3
 import stat
 import tempfile
 import threading
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,10 +28,9 @@ from workerctx.lifecycle.latch import Latch
 from workerctx.queue.ids import new_id
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 
-    from workerctx.queue.sqlite.connection import Database
+    from workerctx.queue.sqlite.connection import Database, FileConnection
 
 FALLBACK: Final = 0.5
 """Seconds between two looks at the change counter."""
@@ -165,7 +165,7 @@ class _Ear:
         self._database = database
         self._path = None if folder is None else folder / self.name
         self._hear = hear
-        self._connection: sqlite3.Connection | None = None
+        self._connection: FileConnection | None = None
         self._version = 0
         self._closing, self._closer = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="workerctx-sqlite-wakeups", daemon=True)
@@ -185,9 +185,8 @@ class _Ear:
                 assert self._path is not None
                 stack.callback(self._path.unlink, missing_ok=True)
                 selector.register(stack.enter_context(listener), selectors.EVENT_READ)
-            with suppress(QueueError):
-                self._connection = stack.enter_context(closing(self._database.connect()))
-                self._has_changed()
+            stack.callback(self._disconnect)
+            self._has_changed()
             self.ready.set()
             while True:
                 ready = {key.fileobj for key, _ in selector.select(FALLBACK)}
@@ -199,12 +198,22 @@ class _Ear:
                     self._hear(_EVERYTHING)
 
     def _has_changed(self) -> bool:
-        """Look at the change counter; it tells of every commit by another connection."""
-        if self._connection is None:
-            return False
-        before = self._version
-        (self._version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        """Look at the change counter, which tells of every commit by another connection; True if it cannot be seen."""
+        try:
+            if self._connection is None:
+                self._connection, self._version = self._database.connect(), 0
+            self._database.check_file(self._connection)
+            before = self._version
+            (self._version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        except (QueueError, sqlite3.Error):
+            self._disconnect()
+            return True
         return before != self._version
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _bind(self) -> socket.socket | None:
         if self._path is None:

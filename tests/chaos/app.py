@@ -1,0 +1,47 @@
+"""The application that chaos is made with; ``WORKERCTX_URL`` says with which store, ``CHAOS_FOLDER`` where logs go."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import anyio
+
+from workerctx import JobCtx, JobRegistry
+from workerctx.lifecycle import worker_event
+from workerctx.queue import Constant
+from workerctx.runtime.events import JobLost
+
+FOLDER = "CHAOS_FOLDER"
+
+
+class Log:
+    """Lines that survive a kill, because each is one write."""
+
+    def __init__(self, folder: Path, role: str) -> None:
+        path = folder / f"{role}-{os.getpid()}-{time.monotonic_ns()}.log"
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def write(self, *words: object) -> None:
+        os.write(self._file, ("\t".join(map(str, words)) + "\n").encode())
+
+
+jobs = JobRegistry()
+log = Log(Path(os.environ[FOLDER]), "worker")
+
+
+@jobs.register(max_attempts=1000, retry=Constant(0.0))
+async def chaos(ctx: JobCtx, number: int) -> str | None:
+    """Say that it runs, take a while, and return the lease under which it ran."""
+    log.write("ran", ctx.job_id, ctx.job.lease_id, os.getpid())
+    await anyio.sleep(random.choice([0.0, 0.0, 0.05, 0.1]))
+    return ctx.job.lease_id
+
+
+@worker_event.connect
+def note_lost_leases(_: object, event: object) -> None:
+    """Say which leases were lost, before or after the run had ended."""
+    if isinstance(event, JobLost):
+        log.write("refused" if event.after_run else "lost", event.lease_id)
