@@ -1,11 +1,13 @@
-"""Run every Python block of README and docs as a test, and give child processes a Ctrl-C that works."""
+"""Run every Python block of README and docs as a test, and let the tests of many processes start them quickly."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
 import inspect
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,27 @@ if TYPE_CHECKING:
 # that a test starts. With a handler here, children start with the default again.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep bytecode somewhere, and have the long files of tests run first."""
+    # The suite starts some hundred programs. Where bytecode may not be left beside the sources, each of them
+    # would compile all that it imports; then it is kept in pytest's own cache.
+    if sys.dont_write_bytecode and hasattr(config, "cache"):
+        sys.dont_write_bytecode = False
+        sys.pycache_prefix = os.fspath(config.cache.mkdir("bytecode"))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    # xdist would begin with the files that have many tests. Those that start programs have few and are long.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run half as many tests again as there are cores: many of them wait for a program."""
+    cores = os.cpu_count() or 1
+    return cores + cores // 2
 
 
 class _AsyncEvaluator(PythonEvaluator):

@@ -4,6 +4,11 @@ import ast
 import inspect
 import sys
 from importlib import import_module
+from typing import Any
+
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 import workerctx
 
@@ -53,10 +58,10 @@ for module in [module for name, module in sys.modules.items() if name.partition(
     for node in ast.parse(inspect.getsource(module)).body:
         match node:
             case ast.If(test=ast.Name("TYPE_CHECKING")):
-                exec(compile(ast.Module(node.body, []), module.__file__, "exec"), vars(module))
+                exec(compile(ast.Module(node.body, []), f"{module.__name__}, for type checkers", "exec"), vars(module))
 
 
-def resolve_where_public(app, env, node, contents):
+def resolve_where_public(app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: Any) -> Any:
     """Lead a reference to the module that holds a name to where users import it from.
 
     Names that are not public, such as type variables and protocols of arguments, stay text.
@@ -73,6 +78,6 @@ def resolve_where_public(app, env, node, contents):
     return contents
 
 
-def setup(app):
+def setup(app: Sphinx) -> None:
     """Hook into the build."""
     app.connect("missing-reference", resolve_where_public)
