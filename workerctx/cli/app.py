@@ -53,7 +53,17 @@ def worker(
         Parameter(
             name=["--queue", "-q"],
             negative="",
-            help="A queue to serve; repeat it for more. [env var: WORKERCTX_QUEUES]",
+            metavar="NAME[=WEIGHT]",
+            help="A queue to serve; repeat it for more. With weights, as in -q high=3 -q default, each is served that "
+            "often; without, each is preferred to the next. [env var: WORKERCTX_QUEUES]",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        Parameter(
+            name="--name",
+            env_var="WORKERCTX_NAME",
+            help="What logs and lists call this worker; by default host name and process id.",
         ),
     ] = None,
     grace: Annotated[
@@ -84,6 +94,7 @@ def worker(
     return WorkerCommand(
         target=target,
         config=config,
+        name=name,
         burst=burst,
         backend=backend,
         processes=processes or ProcessOptions(),

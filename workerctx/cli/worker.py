@@ -57,10 +57,12 @@ class WorkerCommand:
 
     Attributes:
         target: The registry, as ``MODULE:OBJECT``.
+        name: The worker's; None takes host name and process id.
     """
 
     target: str
     config: WorkerConfig
+    name: str | None
     burst: bool
     backend: Literal["asyncio", "trio"]
     processes: ProcessOptions
@@ -108,7 +110,7 @@ class WorkerCommand:
         restarts = None if roots else Restarts(self.processes.restart_delay, bearable=4 + size)
         command = [sys.executable, "-m", "workerctx", *sys.argv[1:]]
         supervisor = Supervisor(command, size, self.config.grace, self.config.hard_limit, restarts)
-        name = f"{socket.gethostname()}-{os.getpid()}"
+        name = self.name or f"{socket.gethostname()}-{os.getpid()}"
         with ExitStack() as stack:
             stack.enter_context(stop_on_signals(supervisor))
             server = None
@@ -127,7 +129,7 @@ class WorkerCommand:
         jobs = load_registry(self.target)
         try:
             connect(jobs.url)
-            loop = WorkerLoop(jobs, self.config)
+            loop = WorkerLoop(jobs, self.config, name=self._name_of(line))
         except WorkerError as exc:
             raise CommandError(str(exc)) from exc
         name = loop.context.name
@@ -163,6 +165,10 @@ class WorkerCommand:
             announcer.say(f"worker {name} stopped: {loop.context.reason}")
         return 0
 
+    def _name_of(self, line: LowerEnd | None) -> str | None:
+        """Return what the worker was called; one of several processes has its number behind that."""
+        return self.name if self.name is None or line is None else f"{self.name}-{line.number}"
+
     def _supervisor_facts(self, size: int, roots: list[Path], server: HealthServer | None) -> dict[str, str]:
         facts = {"serves": self.target, "processes": str(size), "grace": self._grace}
         if roots:
@@ -172,12 +178,17 @@ class WorkerCommand:
     def _worker_facts(self, loop: WorkerLoop, server: HealthServer | None) -> dict[str, str]:
         facts = {
             "store": _without_password(loop.jobs.url),
-            "queues": ", ".join(self.config.queues),
+            "queues": self._queues,
             "kinds": ", ".join(loop.jobs.kinds),
             "concurrency": f"{self.config.concurrency} on {self.backend}",
             "grace": self._grace,
         }
         return facts | _probes(server)
+
+    @property
+    def _queues(self) -> str:
+        queues = self.config.queues
+        return ", ".join(queues if len(queues) == 1 else (f"{queue}={weight}" for queue, weight in queues.items()))
 
     @property
     def _grace(self) -> str:

@@ -15,14 +15,16 @@ from workerctx.errors import CommandError
 from workerctx.queue import WorkerCommand
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from workerctx.cli.output import Output
     from workerctx.queue import Storage, WorkerInfo
 
 workers: App = App(name="workers", help="List running workers; pause, resume and stop them from another process.")
 
-_COLUMNS: Final = ("ID", "STATE", "HEARD", "JOBS", "QUEUES", "LABELS", "KINDS", "PROCESS")
+_COLUMNS: Final = ("ID", "NAME", "STATE", "HEARD", "JOBS", "QUEUES", "LABELS", "KINDS", "PROCESS")
 
-Ids = Annotated[str, Parameter(name="ID", help="A worker's id, as `workers list` shows it.")]
+Ids = Annotated[str, Parameter(name="ID", help="A worker's id or name, as `workers list` shows them.")]
 Every = Annotated[bool, Parameter(name="--all", negative="", help="All workers that live.")]
 
 
@@ -73,7 +75,10 @@ def _send(
             raise CommandError(f"say which workers to {command.value}: either their ids or --all")
         now = await storage.now()
         known = {worker.id: worker for worker in await storage.workers.list()}
-        chosen = [worker.id for worker in known.values() if is_live(worker, now)] if every else list(ids)
+        if every:
+            chosen = [worker.id for worker in known.values() if is_live(worker, now)]
+        else:
+            chosen = [id_ for word in ids for id_ in _ids_of(word, known)]
         if not chosen:
             out.note(f"there is no live worker to {command.value}")
             return 1
@@ -90,6 +95,13 @@ def _send(
     return on_store(store, run)
 
 
+def _ids_of(word: str, known: Mapping[str, WorkerInfo]) -> list[str]:
+    """Return the ids of the workers that a word names; the word itself if there is none."""
+    if word in known:
+        return [word]
+    return [worker.id for worker in known.values() if worker.name == word] or [word]
+
+
 def _document(worker: WorkerInfo, now: float) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(worker)
     return {**document, "live": is_live(worker, now), "silent_for": max(0.0, now - worker.heartbeat_at)}
@@ -98,6 +110,7 @@ def _document(worker: WorkerInfo, now: float) -> dict[str, Any]:
 def _row(worker: WorkerInfo, now: float) -> tuple[str, ...]:
     return (
         worker.id,
+        worker.name or "-",
         worker.state if is_live(worker, now) else "silent",
         f"{duration(now - worker.heartbeat_at)} ago",
         f"{worker.in_flight}/{worker.concurrency}",

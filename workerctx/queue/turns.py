@@ -22,6 +22,12 @@ _REMEMBERED: Final = 64
 T = TypeVar("T")
 
 
+def preference(queues: Sequence[str]) -> dict[str, int]:
+    """Return the weights of queues that were named in order of preference, without any of their own."""
+    last = len(queues) - 1
+    return {queue: PREFERENCE ** min(last - place, _LARGEST_EXPONENT) for place, queue in enumerate(queues)}
+
+
 class Turns:
     """Smooth weighted round robin over the queues that have something to give.
 
@@ -34,11 +40,7 @@ class Turns:
     __slots__ = ("_credit", "_weights")
 
     def __init__(self, queues: Sequence[str], weights: Mapping[str, int] | None = None) -> None:
-        last = len(queues) - 1
-        self._weights = {
-            queue: weights.get(queue, 1) if weights else PREFERENCE ** min(last - place, _LARGEST_EXPONENT)
-            for place, queue in enumerate(queues)
-        }
+        self._weights = {queue: weights.get(queue, 1) for queue in queues} if weights else preference(queues)
         self._credit = dict.fromkeys(queues, 0)
 
     def next(self, candidates: Collection[str]) -> str:

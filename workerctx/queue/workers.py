@@ -20,6 +20,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Unique among live workers.
+        name: For people.
         host_id: Time-ordered id of the process boot.
         hostname: The machine.
         pid: The process.
@@ -27,6 +28,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         labels: What it offers.
         kinds: What it can run; None for everything.
         concurrency: Its slots.
+        kind_limits: How many jobs of these kinds it runs at once; the others are not limited.
         state: What it last said of itself, such as ``running`` or ``paused``.
         in_flight: Jobs it runs.
         started_at: Store time of registration, set by the store.
@@ -34,6 +36,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
+    name: str = ""
     host_id: str = ""
     hostname: str = ""
     pid: int = 0
@@ -41,6 +44,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     kinds: tuple[str, ...] | None = None
     concurrency: int = 1
+    kind_limits: dict[str, int] = {}
     state: str = "running"
     in_flight: int = 0
     started_at: float = 0.0

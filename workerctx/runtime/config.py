@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
-from attrs import Converter, evolve, field, fields, frozen
+from attrs import evolve, field, fields, frozen
 
 from workerctx.errors import InvalidConfig
 from workerctx.queue.request import check_name
+from workerctx.queue.turns import preference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from attrs import Attribute
 
@@ -34,6 +36,33 @@ def _names(value: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, names)))
 
 
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, int]]:
+    return isinstance(value, Mapping)
+
+
+def _numbers(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
+    numbers = value if _is_mapping(value) else dict(map(_pair, _names(value)))
+    for name in numbers:
+        check_name("each name", name)
+    return {name: _whole(number) for name, number in numbers.items()}
+
+
+def _pair(text: str) -> tuple[str, int]:
+    name, equals, number = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} has no number: write {text}=2, for example")
+    return name.strip(), _whole(number)
+
+
+def _weights(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
+    if _is_mapping(value):
+        return _numbers(value)
+    names = _names(value)
+    if any("=" in name for name in names):
+        return _numbers([name if "=" in name else f"{name}=1" for name in names])
+    return preference(names)
+
+
 def _seconds(value: float | str | timedelta) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
@@ -42,57 +71,84 @@ def _optional_seconds(value: float | str | timedelta | None) -> float | None:
     return None if value is None or (isinstance(value, str) and value.strip().lower() == "none") else _seconds(value)
 
 
-def _setting(default: Any, text: str, convert: Callable[[Any], object]) -> Any:
-    def checked(value: object, setting: Attribute[Any]) -> object:
+def _naming(_: type, settings: list[Attribute[Any]]) -> list[Attribute[Any]]:
+    """Let what each converter refuses name the setting."""
+    return [setting.evolve(converter=_checked(setting)) for setting in settings]
+
+
+def _checked(setting: Attribute[Any]) -> Callable[[object], object]:
+    convert: Callable[[object], object] = cast("Any", setting).converter
+
+    def checked(value: object) -> object:
         try:
             return convert(value)
         except (TypeError, ValueError) as exc:
-            raise InvalidConfig(f"{value!r} is not a value for {setting.name} ({text}): {exc}") from None
+            raise InvalidConfig(f"{value!r} is not a value for {setting.name}: {exc}") from None
 
-    converter: Any = Converter(checked, takes_field=True)
-    return field(default=default, converter=converter, metadata={"help": text})
+    return checked
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=_naming)
 class WorkerConfig:
     """The settings of a `WorkerLoop`, checked together.
 
     Durations are in seconds (float or timedelta). Each field can be set by an environment variable of its name in
-    capitals after ``WORKERCTX_``, see `from_env`.
+    capitals after ``WORKERCTX_``, see `from_env`; names with numbers are written ``high=3,default=1`` there.
+
+    Attributes:
+        queues: Which queues to serve, and how often each compared to the others while none of them is empty:
+            ``{"high": 3, "default": 1}``. Of names alone, ``["high", "default"]``, each is served 4 times as often as
+            the one after it. Default: ``default``.
+        concurrency: How many jobs run at once. Default: 10.
+        concurrency_per_kind: Of each of these kinds, how many jobs run at once; it goes before the handler's own
+            ``concurrency``. Default: no kind is limited.
+        prefetch: How many jobs may wait in memory for a slot, at the most. Default: 2000.
+        prefetch_window: Seconds after which a prefetched job that has not begun is given back. Default: 0.05.
+        lease_ttl: Seconds after which a silent worker's jobs go to others. Default: 30.
+        heartbeat: Seconds between two renewals of leases, which also bring the news of cancelled jobs; at most half of
+            `lease_ttl`. Default: 2.
+        reap_interval: Seconds between two looks for expired leases of any worker. Default: 5.
+        poll_interval: Seconds after which to look for jobs although no wake-up came. Default: 1.
+        grace: Seconds that a stop lets running jobs go on; None, or ``none`` as a text, for no limit. Default: 30.
+        hard_limit: Seconds beyond the grace after which the process is ended, where the loop owns it. Default: 5.
+        block_warning: Seconds that the event loop may be blocked before the blocker's stack is logged. Default: 1.
+        overrun_warning: Seconds that a sync handler may run on after it was told to stop before its thread's stack is
+            logged. Default: 5.
+        labels: What this worker offers to jobs that require labels. Default: none.
 
     Raises:
-        InvalidConfig: names every setting that is out of range.
+        InvalidConfig: Names every setting that is out of range.
     """
 
-    queues: tuple[str, ...] = _setting(("default",), "which queues to serve, in this order", _names)
-    concurrency: int = _setting(10, "how many jobs run at once", _whole)
-    prefetch: int = _setting(2000, "how many jobs may wait in memory for a slot, at the most", _whole)
-    prefetch_window: float = _setting(
-        0.05, "seconds after which a prefetched job that has not begun is given back", _seconds
-    )
-    lease_ttl: float = _setting(30.0, "seconds after which a silent worker's jobs go to others", _seconds)
-    heartbeat: float = _setting(
-        2.0, "seconds between two renewals of leases, which also bring the news of cancelled jobs", _seconds
-    )
-    reap_interval: float = _setting(5.0, "seconds between two looks for expired leases of any worker", _seconds)
-    poll_interval: float = _setting(1.0, "seconds after which to look for jobs although no wake-up came", _seconds)
-    grace: float | None = _setting(
-        30.0, "seconds that a stop lets running jobs go on; 'none' for no limit", _optional_seconds
-    )
-    hard_limit: float = _setting(
-        5.0, "seconds beyond the grace after which the process is ended, where the loop owns it", _seconds
-    )
-    block_warning: float = _setting(
-        1.0, "seconds that the event loop may be blocked before the blocker's stack is logged", _seconds
-    )
-    labels: tuple[str, ...] = _setting((), "what this worker offers to jobs that require labels", _names)
+    queues: Mapping[str, int] = field(default={"default": 1}, converter=_weights)
+    concurrency: int = field(default=10, converter=_whole)
+    concurrency_per_kind: Mapping[str, int] = field(default={}, converter=_numbers)
+    prefetch: int = field(default=2000, converter=_whole)
+    prefetch_window: float = field(default=0.05, converter=_seconds)
+    lease_ttl: float = field(default=30.0, converter=_seconds)
+    heartbeat: float = field(default=2.0, converter=_seconds)
+    reap_interval: float = field(default=5.0, converter=_seconds)
+    poll_interval: float = field(default=1.0, converter=_seconds)
+    grace: float | None = field(default=30.0, converter=_optional_seconds)
+    hard_limit: float = field(default=5.0, converter=_seconds)
+    block_warning: float = field(default=1.0, converter=_seconds)
+    overrun_warning: float = field(default=5.0, converter=_seconds)
+    labels: tuple[str, ...] = field(default=(), converter=_names)
 
     def __attrs_post_init__(self) -> None:
         wrong = [
             complaint
             for holds, complaint in (
                 (bool(self.queues), "queues must name at least one queue"),
+                *(
+                    (weight >= 1, f"the weight of queue {queue!r} must be at least 1, not {weight}")
+                    for queue, weight in self.queues.items()
+                ),
                 (self.concurrency >= 1, f"concurrency must be at least 1, not {self.concurrency}"),
+                *(
+                    (number >= 1, f"concurrency_per_kind of {kind!r} must be at least 1, not {number}")
+                    for kind, number in self.concurrency_per_kind.items()
+                ),
                 (self.prefetch >= 0, f"prefetch must not be negative, and is {self.prefetch}"),
                 (self.grace is None or self.grace >= 0, f"grace must not be negative, and is {self.grace}"),
                 (self.hard_limit >= 0, f"hard_limit must not be negative, and is {self.hard_limit}"),
@@ -108,6 +164,7 @@ class WorkerConfig:
                         "reap_interval",
                         "poll_interval",
                         "block_warning",
+                        "overrun_warning",
                     )
                 ),
                 (
@@ -125,11 +182,11 @@ class WorkerConfig:
         """Read settings from ``WORKERCTX_QUEUES``, ``WORKERCTX_CONCURRENCY`` and so on.
 
         Args:
-            environ: where to look; the process environment by default.
-            settings: fields that are set here whatever the environment says; None leaves a field to it.
+            environ: Where to look; the process environment by default.
+            settings: Fields that are set here whatever the environment says; None leaves a field to it.
 
         Raises:
-            InvalidConfig: a value is out of range or not of its type.
+            InvalidConfig: A value is out of range or not of its type.
         """
         environ = os.environ if environ is None else environ
         chosen: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}

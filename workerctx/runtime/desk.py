@@ -6,6 +6,7 @@ loop's own event loop, so nothing here locks; `live` alone is also read by the t
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -15,11 +16,13 @@ from attrs import define, field
 
 from workerctx.queue import CancelReason, ReleaseLease
 from workerctx.runtime.pace import Pace
+from workerctx.runtime.seats import Seating
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from workerctx.queue import Finish, Lease, QueuedJob
+    from workerctx.runtime.seats import Seats
     from workerctx.service import JobCtx
 
 
@@ -33,6 +36,9 @@ class Run:
         ctx: the handler's context, once it runs.
         scope: what cancels it, once it runs.
         began_at: when a slot took it, in `time.perf_counter()` seconds.
+        seats: what it takes up of the limits of its kind.
+        line: where it stands in line for them.
+        refusal: why it fails instead of running.
     """
 
     job: QueuedJob
@@ -42,16 +48,21 @@ class Run:
     ctx: JobCtx | None = None
     scope: anyio.CancelScope | None = None
     began_at: float = 0.0
+    seats: tuple[Seats, ...] = ()
+    line: dict[str, Run] | None = None
+    refusal: Exception | None = None
 
 
 @define(eq=False)
 class Desk:
     """The jobs and outcomes of one worker."""
 
+    seating: Seating = field(factory=Seating)
+    """The limits of its kinds."""
     live: dict[str, Run] = field(factory=dict[str, Run], init=False)
     """Every claimed job that is not finished, by lease id."""
     waiting: deque[Run] = field(factory=deque[Run], init=False)
-    """Claimed jobs that no slot has taken yet, oldest first."""
+    """Claimed jobs that could begin and that no slot has taken yet, oldest first."""
     running: dict[str, Run] = field(factory=dict[str, Run], init=False)
     """Jobs that a slot has taken, by lease id, in the order in which they began."""
     closed: bool = field(default=False, init=False)
@@ -67,6 +78,15 @@ class Desk:
     def free(self) -> int:
         """How many slots wait for a job."""
         return len(self._idle)
+
+    @property
+    def oldest(self) -> Run | None:
+        """Who has been claimed for longest without having begun."""
+        standing = self.seating.oldest
+        if not self.waiting:
+            return standing
+        first = self.waiting[0]
+        return first if standing is None or first.claimed_at <= standing.claimed_at else standing
 
     @property
     def in_flight(self) -> int:
@@ -89,9 +109,8 @@ class Desk:
         if self.closed:
             self.finish(run, ReleaseLease(run.lease.id))
             return
-        self.waiting.append(run)
-        if self._idle:
-            self._idle.popleft().set()
+        if not self.seating.limits or self._is_admitted(run):
+            self._hand_out(run)
 
     async def take(self) -> Run | None:
         """Return the next job to run; None once the desk is closed.
@@ -126,6 +145,9 @@ class Desk:
             return
         if self.running.pop(run.lease.id, None) is not None:
             self.pace.note(time.perf_counter() - run.began_at)
+        if run.seats:
+            for following in self.seating.leave(run):
+                self._hand_out(following)
         if finish is not None:
             self._finishes.append(finish)
             self.nudge()
@@ -134,8 +156,15 @@ class Desk:
         """Tell this of a job instead of an outcome that the store refused."""
         self._finishes.append(finish)
 
-    def give_back(self, claimed_before: float) -> bool:
-        """Release jobs that were claimed before this moment and have not begun; True if there were any."""
+    def give_back(self, claimed_before: float, now: float) -> bool:
+        """Release jobs that were claimed before a moment and have not begun; True if any of them could have.
+
+        Args:
+            claimed_before: the moment, on the event loop's clock.
+            now: on the same clock.
+        """
+        for run in self.seating.overdue(claimed_before, now):
+            self.finish(run, ReleaseLease(run.lease.id))
         surplus = False
         while self.waiting and self.waiting[0].claimed_at <= claimed_before:
             run = self.waiting.popleft()
@@ -149,7 +178,8 @@ class Desk:
         if run is None:
             return None
         if run.ctx is None or run.scope is None:
-            self.waiting.remove(run)
+            if run.line is None:
+                self.waiting.remove(run)
             self.finish(run, None if reason is CancelReason.LEASE_LOST else ReleaseLease(lease_id))
         else:
             run.ctx.cancel.set(reason)
@@ -200,6 +230,18 @@ class Desk:
     def close(self) -> None:
         """Give slots nothing more and release what they have not taken."""
         self.closed = True
-        self.give_back(float("inf"))
+        self.give_back(math.inf, math.inf)
         while self._idle:
+            self._idle.popleft().set()
+
+    def _is_admitted(self, run: Run) -> bool:
+        try:
+            return self.seating.admit(run)
+        except Exception as exc:  # noqa: BLE001 - the handler's function of keys is at fault, and so its run fails
+            run.refusal = exc
+            return True
+
+    def _hand_out(self, run: Run) -> None:
+        self.waiting.append(run)
+        if self._idle:
             self._idle.popleft().set()

@@ -67,8 +67,10 @@ class Exchange:
     """When the round under way began, on the event loop's clock."""
     _ending: bool = field(default=False, init=False)
     _scope: anyio.CancelScope = field(init=False)
+    _queues: tuple[str, ...] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._queues = tuple(self._config.queues)
         # Outcomes have to be told whatever is cancelled around this; `end` bounds it.
         self._scope = anyio.CancelScope(shield=True)
 
@@ -120,7 +122,7 @@ class Exchange:
 
     async def _listen(self) -> None:
         self.look()  # also when wake-ups fail, which makes this a poll
-        async with self._jobs.wakeups(self._config.queues) as wakeups:
+        async with self._jobs.wakeups(self._queues) as wakeups:
             while True:
                 self.look()
                 await wakeups.wait(self._config.poll_interval)
@@ -130,10 +132,12 @@ class Exchange:
 
     def _patience(self) -> float:
         """Return in how many seconds to look at the desk again without a nudge."""
-        waiting = self._desk.waiting
-        if waiting:
-            return max(0.0, waiting[0].claimed_at + self._config.prefetch_window - anyio.current_time())
-        return self._ahead()[1] if self._may_claim else math.inf
+        now, until, oldest = anyio.current_time(), self._desk.seating.look_at, self._desk.oldest
+        if oldest is not None:
+            until = min(until, oldest.claimed_at + self._config.prefetch_window)
+        elif self._may_claim:
+            until = min(until, now + self._ahead()[1])
+        return max(0.0, until - now)
 
     def _ahead(self) -> tuple[int, float]:
         desk = self._desk
@@ -142,10 +146,12 @@ class Exchange:
 
     @property
     def _may_claim(self) -> bool:
+        if self._desk.seating.limits:
+            self._look |= self._desk.seating.has_made_room(anyio.current_time())
         return self._look and self._context.is_running and not self._desk.closed
 
     def _wanted(self) -> int:
-        if not self._may_claim:
+        if not self._may_claim or not self._kinds_and_room()[0]:
             return 0
         ahead = min(self._config.prefetch, self._ahead()[0])
         return self._desk.free + max(0, ahead - len(self._desk.waiting))
@@ -186,16 +192,19 @@ class Exchange:
             desk.put(Run(job, lease, arrived, at_once))
         if claimed and self._context.hears(JobsClaimed):
             self._context.tell(JobsClaimed(number=len(claimed)))
-        self._look |= len(claimed) >= wanted > 0
+        # Behind jobs that stand in line there may be others, although the claim was not full.
+        self._look |= len(claimed) >= wanted > 0 or self._desk.seating.has_new_line()
         self._note_idle(asked=bool(wanted))
 
     def _give_back(self) -> None:
         desk = self._desk
         if not self._context.is_running:
-            desk.give_back(math.inf)
-        elif desk.waiting and desk.give_back(anyio.current_time() - self._config.prefetch_window):
-            desk.pace.brake()
-            self._look = True
+            desk.give_back(math.inf, math.inf)
+        elif desk.oldest is not None:
+            now = anyio.current_time()
+            if desk.give_back(now - self._config.prefetch_window, now):
+                desk.pace.brake()
+                self._look = True
 
     async def _ask(
         self, finishes: list[Finish], began: list[str], wanted: int, *, at_once: bool
@@ -206,15 +215,27 @@ class Exchange:
 
     def _request(self, limit: int, *, began: bool) -> ClaimRequest:
         config = self._config
+        kinds, room = self._kinds_and_room()
         return ClaimRequest(
             worker_id=self._worker_id,
             labels=config.labels,
             lease_ttl=config.lease_ttl,
-            queues=config.queues,
-            kinds=self._kinds,
+            queues=self._queues,
+            weights=config.queues,
+            kinds=kinds,
+            kind_limits=room,
             limit=limit,
             began=began,
         )
+
+    def _kinds_and_room(self) -> tuple[tuple[str, ...], dict[str, int]]:
+        """Return the kinds to claim now, and of how many of them there is a limit."""
+        seating = self._desk.seating
+        if not seating.limits:
+            return self._kinds, {}
+        room = seating.room(anyio.current_time(), max(self._config.prefetch, self._config.concurrency))
+        kinds = tuple(kind for kind in self._kinds if room.get(kind) != 0)
+        return kinds, {kind: number for kind, number in room.items() if number}
 
     def _note_idle(self, *, asked: bool) -> None:
         if not self._desk.is_empty:

@@ -8,6 +8,7 @@ the deadline the context cancels them and their jobs are given back; only then d
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Coroutine
@@ -30,6 +31,7 @@ from workerctx.runtime.persist import keep_on
 from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
 from workerctx.runtime.schedule import Ticker
+from workerctx.runtime.seats import Seating
 from workerctx.runtime.slots import Slots, TenantScopeProvider
 from workerctx.service import DataMap, Processes, Site
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from workerctx.service import JobRegistry
 
 T = TypeVar("T")
+
+_log = logging.getLogger("workerctx")
 
 _SILENCE: Final = 60.0
 """Seconds without a heartbeat after which a worker is taken off the list."""
@@ -185,6 +189,8 @@ class WorkerLoop(AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         self._refuse_second_run()
         self._entered = True
+        self._desk.seating = Seating.of(self.jobs.handlers, self.config.concurrency_per_kind)
+        self._warn_of_unknown_kinds()
         try:
             async with self.jobs:
                 storage = self.jobs.storage
@@ -219,6 +225,15 @@ class WorkerLoop(AsyncContextManagerMixin):
         if self._entered or self._context.is_stopped:
             raise InvalidTransition(
                 self._context.name, self._context.state.value, "run", "a loop runs once, make a new one"
+            )
+
+    def _warn_of_unknown_kinds(self) -> None:
+        unknown = sorted(self.config.concurrency_per_kind.keys() - self.jobs.kinds)
+        if unknown:
+            _log.warning(
+                "worker %r has no handler for %s, which concurrency_per_kind limits",
+                self._context.name,
+                ", ".join(map(repr, unknown)),
             )
 
     @asynccontextmanager
@@ -283,13 +298,15 @@ class WorkerLoop(AsyncContextManagerMixin):
     def _presence(self, storage: Storage) -> Presence:
         info = WorkerInfo(
             id=self.worker_id,
+            name=self._context.name,
             host_id=self.host_id,
             hostname=socket.gethostname(),
             pid=os.getpid(),
-            queues=self.config.queues,
+            queues=tuple(self.config.queues),
             labels=self.config.labels,
             kinds=self.jobs.kinds,
             concurrency=self.config.concurrency,
+            kind_limits=self._desk.seating.totals,
         )
         return Presence(storage.workers, info, self._desk, self._context)
 

@@ -159,6 +159,8 @@ class Slots:
         return finish
 
     async def _call(self, run: Run, ctx: JobCtx, handler: AnyHandler) -> Finish:
+        if run.refusal is not None:
+            raise run.refusal
         work: Any = handler.run(ctx)
         # What events and reports call it, whatever wraps the function; an awaitable of another kind keeps its name.
         if type(work) is _COROUTINE:

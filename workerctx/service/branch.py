@@ -128,7 +128,7 @@ class Branch:
         kinds = [self.prefix + each for each in (place.name, *place.aliases)]
         for kind in kinds:
             check_name("a job's kind", kind)
-        options.check(place.name)
+        options.check(place.name, contract.payload.names)
         self._refuse_taken(kinds)
         self._warn_of_order(kinds[0], (*self.layers, *options.layers))
         handler: FunctionHandler[..., Any, ..., Any] = FunctionHandler(contract, options, place)

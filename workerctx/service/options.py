@@ -11,13 +11,15 @@ from workerctx.errors import InvalidRequest
 from workerctx.queue import EnqueueRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Hashable, Iterable
 
-    from workerctx.queue import RetryPolicy
+    from workerctx.queue import QueuedJob, RetryPolicy
     from workerctx.service.layers.base import Layer
 
 Seconds: TypeAlias = float | timedelta
 Executor: TypeAlias = Literal["process"] | None
+ConcurrencyKey: TypeAlias = "str | Callable[[QueuedJob], Hashable] | None"
+"""Which jobs of a handler count together: those with an equal argument of this name, or an equal key of the job."""
 
 
 def _as_seconds(value: Seconds | None) -> float | None:
@@ -67,6 +69,9 @@ class HandlerOptions:
         required_labels: Only a worker that has all of them runs it.
         layers: Layers of this handler alone, inside those of its registry; the first is outermost.
         executor: ``"process"`` runs a sync handler in a process of its own; None in a thread.
+        concurrency: How many of its jobs run at once in each worker; None for no limit of its own.
+        concurrency_key: Counts the jobs of each key for themselves: the name of one of the handler's arguments, or a
+            function of a `QueuedJob`, quick and without side effects.
     """
 
     queue: str | None = None
@@ -77,13 +82,29 @@ class HandlerOptions:
     required_labels: tuple[str, ...] = field(default=(), converter=as_tuple)
     layers: tuple[Layer, ...] = field(default=(), converter=_as_layers)
     executor: Executor = None
+    concurrency: int | None = None
+    concurrency_key: ConcurrencyKey = None
 
-    def check(self, kind: str) -> None:
-        """Refuse values that no request could have.
+    def check(self, kind: str, arguments: Collection[str]) -> None:
+        """Refuse values that make no sense.
+
+        Args:
+            kind: The handler's.
+            arguments: The names of what its jobs carry.
 
         Raises:
             InvalidRequest: Names the option.
         """
+        key = self.concurrency_key
+        if self.concurrency is not None and self.concurrency < 1:
+            raise InvalidRequest(f"concurrency must be at least 1, not {self.concurrency}: leave it out for no limit")
+        if key is not None and self.concurrency is None:
+            raise InvalidRequest("concurrency_key says which jobs count together: say how many with concurrency=")
+        if isinstance(key, str) and key not in arguments:
+            raise InvalidRequest(
+                f"concurrency_key={key!r} is no argument of {kind}, whose jobs carry {', '.join(arguments) or 'none'}: "
+                "name one of those, or pass a function of a QueuedJob"
+            )
         if self.executor not in {None, "process"}:
             raise InvalidRequest(f"executor is None or 'process', not {self.executor!r}: leave it out for threads")
         EnqueueRequest(kind, **self.of_request())

@@ -18,7 +18,9 @@ from workerctx.errors import InvalidArguments, InvalidHandler, UndecodablePayloa
 from workerctx.queue import decode_json, encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from workerctx.queue import QueuedJob
 
 _PLAIN: Final = (bool, int, float, str, type(None))
 
@@ -162,6 +164,21 @@ class Payload:
             custom,
             decoder.decode,
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that a job fills."""
+        return self._positional + self._named
+
+    def reader(self, name: str) -> Callable[[QueuedJob], Hashable]:
+        """Return a function that tells a job's argument of this name as a key: its JSON value, or the default."""
+        default = self._signature.parameters[name].default
+
+        def read(job: QueuedJob) -> Hashable:
+            value = job.payload.get(name, default)
+            return encode_json(value) if isinstance(value, list | dict) else value
+
+        return read
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the JSON object for a call, with what the caller passed.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workerctx.service.handler import FunctionHandler
     from workerctx.service.jobctx import JobCtx
     from workerctx.service.layers.base import Layer
-    from workerctx.service.options import Executor, Seconds
+    from workerctx.service.options import ConcurrencyKey, Executor, Seconds
     from workerctx.service.processctx import ProcessCtx
     from workerctx.service.sending import EnqueueHook
     from workerctx.service.sync import SyncJobs
@@ -309,6 +309,8 @@ class Registration:
         required_labels: Iterable[str] = (),
         layers: Sequence[Layer] = (),
         executor: Executor = None,
+        concurrency: int | None = None,
+        concurrency_key: ConcurrencyKey = None,
     ) -> Registration: ...
     def __call__(
         self,
@@ -327,7 +329,7 @@ class Registration:
             name: Its kind, stable over renames; None takes the function's ``__qualname__``.
             aliases: Former kinds, whose stored jobs it still runs.
             options: The fields of `HandlerOptions`: queue, priority, max_attempts, timeout, retry, required_labels,
-                layers, executor.
+                layers, executor, concurrency, concurrency_key.
 
         Raises:
             InvalidHandler: The function cannot be a handler, or its kind is taken.

@@ -23,8 +23,11 @@ BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_burst_runs_what_there_is_and_ends_with_0(start: Any, enqueue: Any, job: Any, backend: str) -> None:
     """W3: `--burst` runs everything and exits 0; the banner says what is served from where."""
     ids = enqueue("quick", *({"number": number} for number in range(30)))
-    worker = start("worker", "app:jobs", "--burst", "--backend", backend, "-c", "5")
+    queues = ("-q", "high=3", "-q", "default")
+    worker = start("worker", "app:jobs", "--burst", "--backend", backend, "-c", "5", "--name", "mailer", *queues)
     assert worker.ends() == 0, worker.output
+    assert "worker mailer" in worker.output
+    assert "high=3, default=1" in worker.output
     assert [job(one).result for one in ids] == list(range(30))
     assert "sqlite:///jobs.db" in worker.output
     assert "quick" in worker.output

@@ -110,13 +110,13 @@ def job(on) -> Callable[[str], Any]:
 def worker(on) -> Callable[..., str]:
     """Put a worker on the list as if it ran, and return its id."""
 
-    def worker(name: str = "w1", *, in_flight: int = 0, **fields: Any) -> str:
+    def worker(id_: str = "w1", *, in_flight: int = 0, **fields: Any) -> str:
         async def register(storage: Storage) -> None:
-            info = WorkerInfo(id=name, pid=7, hostname="box", in_flight=in_flight, **fields)
+            info = WorkerInfo(id=id_, pid=7, hostname="box", in_flight=in_flight, **fields)
             await storage.workers.register(info)
 
         on(register)
-        return name
+        return id_
 
     return worker
 

@@ -23,14 +23,14 @@ def heard(on, worker_id):
 
 def test_workers_are_listed(cli, on, worker):
     """Each worker with its state, its jobs and when it was heard of; one that fell silent is called so."""
-    worker("old", queues=("a", "b"), labels=("gpu",), concurrency=4)
+    worker("old", name="mailer", queues=("a", "b"), labels=("gpu",), concurrency=4)
     on(lambda storage: advance(storage, 100))
     worker("new", in_flight=1, kinds=("x", "y"), state="paused")
     header, new, old = cli("workers", "list").out.splitlines()
-    assert header.split() == ["ID", "STATE", "HEARD", "JOBS", "QUEUES", "LABELS", "KINDS", "PROCESS"]
-    assert new.split()[:2] == ["new", "paused"]
+    assert header.split() == ["ID", "NAME", "STATE", "HEARD", "JOBS", "QUEUES", "LABELS", "KINDS", "PROCESS"]
+    assert new.split()[:3] == ["new", "-", "paused"]
     assert new.split()[-4:] == ["default", "-", "x,y", "7@box"]
-    assert old.split() == ["old", "silent", "1", "min", "40", "s", "ago", "0/4", "a,b", "gpu", "any", "7@box"]
+    assert old.split() == ["old", "mailer", "silent", "1", "min", "40", "s", "ago", "0/4", "a,b", "gpu", "any", "7@box"]
     document = {each["id"]: each for each in cli("workers", "list", "--json").json["workers"]}
     assert (document["old"]["live"], document["new"]["live"]) == (False, True)
     assert document["old"]["silent_for"] >= 100
@@ -43,6 +43,16 @@ def test_a_word_for_a_worker(cli, on, worker):
     assert cli("workers", "resume", "w1").status == 0
     assert cli("workers", "stop", "w1", "--json").json == {"done": ["w1"], "failed": {}}
     assert list(heard(on, "w1")) == [WorkerCommand.PAUSE, WorkerCommand.RESUME, WorkerCommand.STOP]
+
+
+def test_workers_by_name(cli, on, worker):
+    """A name stands for every worker that has it; an id goes first."""
+    worker("w1", name="mailer")
+    worker("w2", name="mailer")
+    worker("w3", name="w1")
+    assert cli("workers", "pause", "mailer").out == "told to pause w1\ntold to pause w2\n"
+    assert cli("workers", "resume", "w1").out == "told to resume w1\n"
+    assert list(heard(on, "w3")) == []
 
 
 def test_a_worker_that_is_not_there(cli, worker):

@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from attrs import fields
 
 from workerctx.errors import InvalidConfig
 from workerctx.runtime import WorkerConfig
 
 
 def test_defaults_are_valid_and_every_setting_is_documented() -> None:
-    """The defaults pass their own checks, and each field says what it is for."""
+    """The defaults pass their own checks, and the class says of each field what it is for, and its default."""
     config = WorkerConfig()
-    assert config.queues == ("default",)
-    assert all(setting.metadata["help"] for setting in WorkerConfig.__attrs_attrs__)
+    assert config.queues == {"default": 1}
+    text = inspect.getdoc(WorkerConfig) or ""
+    described = dict(re.findall(r"^    (\w+): (.*?)\.$(?=\n    \w+:|\n\nRaises)", text, re.DOTALL | re.MULTILINE))
+    assert described.keys() == {setting.name for setting in fields(WorkerConfig)}
+    for name, words in described.items():
+        default = getattr(config, name)
+        shown = {"queues": "``default``", "labels": "none", "concurrency_per_kind": "no kind is limited"}.get(name)
+        assert words.endswith(f"Default: {shown or format(default, 'g')}"), name
+        assert not isinstance(default, float) or words.startswith("Seconds"), name
 
 
 def test_durations_and_names_come_in_several_forms() -> None:
     """Durations are seconds, timedeltas or text; names are sequences or text with commas; doubles are dropped."""
     config = WorkerConfig(lease_ttl=timedelta(minutes=1), heartbeat="2.5", queues="mail, video,mail", labels=["gpu"])
     assert (config.lease_ttl, config.heartbeat) == (60.0, 2.5)
-    assert config.queues == ("mail", "video")
+    assert list(config.queues) == ["mail", "video"]
     assert config.labels == ("gpu",)
+
+
+@pytest.mark.parametrize(
+    ("queues", "weights"),
+    [
+        ({"high": 3, "default": 1}, {"high": 3, "default": 1}),
+        ("high=3, default", {"high": 3, "default": 1}),
+        (["high=3", "default=2"], {"high": 3, "default": 2}),
+        (["a", "b", "c"], {"a": 16, "b": 4, "c": 1}),
+    ],
+)
+def test_weights_of_queues(queues: Any, weights: dict[str, int]) -> None:
+    """Q5: queues come with their weights, as a mapping or as texts; names alone are an order of preference."""
+    assert list(WorkerConfig(queues=queues).queues.items()) == list(weights.items())
+
+
+def test_limits_of_kinds() -> None:
+    """W1: limits of kinds are a mapping, or a text in the environment."""
+    assert WorkerConfig(concurrency_per_kind={"resize": 2}).concurrency_per_kind == {"resize": 2}
+    config = WorkerConfig.from_env({"WORKERCTX_CONCURRENCY_PER_KIND": "resize=2, mail=5", "WORKERCTX_QUEUES": "a=2,b"})
+    assert (config.concurrency_per_kind, config.queues) == ({"resize": 2, "mail": 5}, {"a": 2, "b": 1})
 
 
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
+        ({"queues": {"a": 0}}, "the weight of queue 'a' must be at least 1, not 0"),
+        ({"queues": "a=much"}, "'a=much' is not a value for queues"),
+        ({"queues": {"": 1}}, "not a value for queues"),
+        ({"concurrency_per_kind": {"a": 0}}, "concurrency_per_kind of 'a' must be at least 1, not 0"),
+        ({"concurrency_per_kind": "a"}, "'a' has no number: write a=2, for example"),
+        ({"overrun_warning": 0}, "overrun_warning must be more than 0 seconds"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
         ({"concurrency": "many"}, "'many' is not a value for concurrency"),
         ({"concurrency": 2.5}, "2.5 is not a value for concurrency"),
@@ -49,7 +87,7 @@ def test_durations_and_names_come_in_several_forms() -> None:
         ({"prefetch_window": 0}, "prefetch_window"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_name(settings: dict[str, object], part: str) -> None:
+def test_a_setting_out_of_range_is_refused_by_name(settings: dict[str, Any], part: str) -> None:
     """Bad settings are one sentence that names the setting."""
     with pytest.raises(InvalidConfig) as caught:
         WorkerConfig(**settings)
@@ -72,7 +110,7 @@ def test_environment_fills_what_was_not_given() -> None:
         "WORKERCTX_UNKNOWN": "x",
     }
     config = WorkerConfig.from_env(environ, queues=["c"], heartbeat=None)
-    assert (config.concurrency, config.queues, config.grace, config.labels) == (7, ("c",), None, ())
+    assert (config.concurrency, config.queues, config.grace, config.labels) == (7, {"c": 1}, None, ())
     assert config.heartbeat == WorkerConfig().heartbeat
 
 
