@@ -1,0 +1,64 @@
+"""How a gateway works: every setting, with its unit and default."""
+
+from __future__ import annotations
+
+import math
+
+from attrs import asdict, frozen
+
+from workerctx.errors import InvalidConfig
+
+
+@frozen(kw_only=True)
+class GatewayConfig:
+    """The settings of a `Gateway`, checked together; durations in seconds, sizes in bytes.
+
+    Attributes:
+        lease_ttl: After how long the jobs of a gateway that fell silent go to others.
+        heartbeat: Between two renewals of leases, which also bring the news of cancelled jobs.
+        silence: After how long a worker that says nothing is taken for gone.
+        resume_window: How long the jobs of a worker that is gone wait for it, before they go to others.
+        poll_interval: After how long to look for jobs although no wake-up came.
+        reap_interval: Between two looks for expired leases of any worker.
+        grace: How long a stop lets workers finish what they have; None for no limit.
+        register_timeout: How long a worker may take to register once its connection is open.
+        send_timeout: How long a worker may take to read a message.
+        max_sessions: How many workers may be connected at once.
+        max_message: Largest message from a worker.
+        max_concurrency: How many jobs one worker may have at once, whatever it asks for.
+        max_requests: How many requests of a worker's handlers may wait for an answer at once.
+        max_rate: How many messages a second a worker may send for long; a faster one is read more slowly.
+
+    Raises:
+        InvalidConfig: Names every setting that is out of range.
+    """
+
+    lease_ttl: float = 30.0
+    heartbeat: float = 2.0
+    silence: float = 20.0
+    resume_window: float = 10.0
+    poll_interval: float = 1.0
+    reap_interval: float = 5.0
+    grace: float | None = 30.0
+    register_timeout: float = 10.0
+    send_timeout: float = 10.0
+    max_sessions: int = 10_000
+    max_message: int = 8 * 1024 * 1024
+    max_concurrency: int = 1000
+    max_requests: int = 100
+    max_rate: float = 2000.0
+
+    def __attrs_post_init__(self) -> None:
+        wrong = [
+            f"{name} must be more than 0 and finite, not {value!r}"
+            for name, value in asdict(self).items()
+            if name != "grace" and not 0 < value < math.inf
+        ]
+        if self.grace is not None and not self.grace >= 0:
+            wrong.append(f"grace must not be negative, and is {self.grace}")
+        if not wrong and self.heartbeat > self.lease_ttl / 2:
+            wrong.append(f"heartbeat ({self.heartbeat}) must be at most half of lease_ttl ({self.lease_ttl})")
+        if not wrong and self.heartbeat > self.resume_window / 2:
+            wrong.append(f"heartbeat ({self.heartbeat}) must be at most half of resume_window ({self.resume_window})")
+        if wrong:
+            raise InvalidConfig("; ".join(wrong))

@@ -1,0 +1,385 @@
+"""The exchange with the store of one namespace: outcomes of all its workers go there, jobs for them come back.
+
+A round takes whatever has piled up while the last one was under way: one transaction for the outcomes of every worker
+and for a claim of as many jobs as all workers of a kind can take. Workers with the same labels, queues and kinds are
+served by one claim, and the jobs dealt out to those that have most room.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from attrs import define, field, frozen
+
+from workerctx.errors import LeaseLost, StoreClosed
+from workerctx.queue import ClaimRequest, ReleaseLease
+from workerctx.runtime.persist import keep_on
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator, Iterable, Sequence
+
+    from workerctx.errors import QueueError
+    from workerctx.lifecycle import WorkerContext
+    from workerctx.queue import Claimed, Finish, JobQueue
+    from workerctx_starlette.gateway._config import GatewayConfig
+    from workerctx_starlette.gateway._leases import Leases
+    from workerctx_starlette.gateway._session import Session
+
+_log = logging.getLogger("workerctx")
+
+_FIRST_BACKOFF: Final = 0.1
+_LONGEST_BACKOFF: Final = 3.0
+_LISTEN_AGAIN: Final = 1.0
+"""Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
+_LARGEST_CLAIM: Final = 1000
+_REMEMBERED: Final = 20_000
+"""How many stored outcomes are remembered, for workers that tell them again."""
+
+
+@frozen
+class Profile:
+    """What a worker can take; workers with the same one are served together."""
+
+    queues: tuple[str, ...]
+    kinds: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@define(eq=False)
+class Line:
+    """The workers of one profile.
+
+    Attributes:
+        look: Whether there may be jobs for them that were not seen yet.
+        hungry: Those that may have room, in the order in which they said so.
+        scope: Around the task that hears wake-ups for them.
+    """
+
+    profile: Profile
+    sessions: dict[Session, None] = field(factory=dict["Session", None], init=False)
+    hungry: dict[Session, None] = field(factory=dict["Session", None], init=False)
+    look: bool = field(default=True, init=False)
+    scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
+
+    def room(self) -> int:
+        """Return how many jobs its workers can take now."""
+        room = 0
+        for session in list(self.hungry):
+            free = session.free
+            if free > 0:
+                room += free
+            else:
+                del self.hungry[session]
+        return min(room, _LARGEST_CLAIM)
+
+    def deal(self, jobs: Sequence[Claimed]) -> Sequence[Claimed]:
+        """Hand jobs to the workers that have most room, and return those that nobody has room for any more."""
+        if len(self.hungry) == 1:
+            (session,) = self.hungry
+            fitting = max(0, session.free)
+            if fitting and jobs:
+                session.give(jobs[:fitting])
+            return jobs[fitting:]
+        ranked = [(-session.free, number, session) for number, session in enumerate(self.hungry) if session.free > 0]
+        heapq.heapify(ranked)
+        shares: dict[Session, list[Claimed]] = {}
+        for index, claimed in enumerate(jobs):
+            if not ranked or ranked[0][0] == 0:
+                rest = jobs[index:]
+                break
+            room, number, session = ranked[0]
+            shares.setdefault(session, []).append(claimed)
+            heapq.heapreplace(ranked, (room + 1, number, session))
+        else:
+            rest = ()
+        for session, share in shares.items():
+            session.give(share)
+        return rest
+
+
+@define(eq=False)
+class Report:
+    """An outcome on its way to the store, and who waits to hear that it arrived."""
+
+    finish: Finish
+    audience: list[Session]
+
+
+@define(eq=False)
+class Claim:
+    """What is asked for a line, and what came."""
+
+    request: ClaimRequest
+    jobs: Sequence[Claimed] = ()
+
+
+@define(eq=False)
+class Exchange:
+    """Feeds the workers of one namespace, and tells its store what became of their jobs."""
+
+    _jobs: JobQueue
+    _leases: Leases
+    _config: GatewayConfig
+    _context: WorkerContext
+    _namespace: str
+    _gateway_id: str
+    _lines: dict[Profile, Line] = field(factory=dict[Profile, Line], init=False)
+    _reports: dict[str, Report] = field(factory=dict[str, Report], init=False)
+    """What is to be told, by lease."""
+    _telling: dict[str, Report] = field(factory=dict[str, Report], init=False)
+    """What is being told in the round under way."""
+    _began: set[str] = field(factory=set[str], init=False)
+    _stored: set[str] = field(factory=set[str], init=False)
+    """Leases whose outcome was stored, the latest ones."""
+    _stored_before: set[str] = field(factory=set[str], init=False)
+    _failures: int = field(default=0, init=False)
+    _waiting: anyio.Event | None = field(default=None, init=False)
+    _ending: bool = field(default=False, init=False)
+
+    # Workers
+
+    def join(self, session: Session) -> Line | None:
+        """Serve a worker; returns its line if that is new and has to be watched."""
+        known = self._lines.get(session.profile)
+        line = self._lines[session.profile] = known or Line(session.profile)
+        line.sessions[session] = None
+        return None if known else line
+
+    def leave(self, session: Session) -> None:
+        """Serve a worker no more."""
+        line = self._lines[session.profile]
+        line.sessions.pop(session, None)
+        line.hungry.pop(session, None)
+        if not line.sessions:
+            del self._lines[session.profile]
+            line.scope.cancel()
+
+    def feed(self, session: Session) -> None:
+        """Claim for a worker, which may have room, at the next opportunity."""
+        self._lines[session.profile].hungry[session] = None
+        self._nudge()
+
+    async def watch(self, line: Line) -> None:
+        """Look for jobs at each wake-up, and at the latest after the poll interval, as long as there is the line."""
+        again = min(self._config.poll_interval, _LISTEN_AGAIN)
+
+        async def listen() -> None:
+            self._look(line)  # also when wake-ups fail, which makes this a poll
+            async with self._jobs.wakeups(line.profile.queues) as wakeups:
+                while True:
+                    self._look(line)
+                    await wakeups.wait(self._config.poll_interval)
+
+        with line.scope:
+            await keep_on(self._context.name, "hear wake-ups", again, listen)
+
+    # Outcomes
+
+    def report(self, session: Session | None, finish: Finish) -> None:
+        """Tell the store what became of a run, once, and the worker that it was stored."""
+        lease_id = finish.lease_id
+        known = self._telling.get(lease_id) or self._reports.get(lease_id)
+        if known is not None:
+            if session is not None:
+                known.audience.append(session)
+            return
+        if self._remembers(lease_id):
+            if session is not None:
+                session.outbox.accept(lease_id)
+            return
+        holding = self._leases.get(lease_id)
+        if holding is not None:
+            holding.reported = True
+        self._began.discard(lease_id)
+        self._reports[lease_id] = Report(finish, [] if session is None else [session])
+        self._nudge()
+
+    def begin(self, leases: Iterable[str]) -> None:
+        """Tell the store that the runs of prefetched jobs have begun."""
+        self._began.update(lease_id for lease_id in leases if lease_id not in self._reports)
+        self._nudge()
+
+    def is_stored(self, lease_id: str) -> bool:
+        """Tell whether the outcome of a lease is stored or on its way."""
+        return lease_id in self._reports or lease_id in self._telling or self._remembers(lease_id)
+
+    @property
+    def owes(self) -> bool:
+        """Whether the store has not heard of runs that ended, because it fails."""
+        return self._failures > 0 and bool(self._reports)
+
+    # Rounds
+
+    async def run(self) -> None:
+        """Exchange until `end` was called and everything is told; a store that fails is asked again, at growing pauses.
+
+        Raises:
+            StoreClosed: The store does not come back.
+        """
+        while not self._ending or self._reports:
+            if not self._has_business():
+                self._waiting = anyio.Event()
+                await self._waiting.wait()
+                self._waiting = None
+            await self._round()
+
+    def end(self) -> None:
+        """Let `run` return once everything is told."""
+        self._ending = True
+        self._nudge()
+
+    def look(self) -> None:
+        """Claim for everybody at the next opportunity."""
+        for line in self._lines.values():
+            line.look = True
+        self._nudge()
+
+    def _look(self, line: Line) -> None:
+        line.look = True
+        self._nudge()
+
+    def _nudge(self) -> None:
+        if self._waiting is not None:
+            self._waiting.set()
+
+    def _has_business(self) -> bool:
+        return bool(self._reports or self._began or self._wanted())
+
+    def _wanted(self) -> list[Line]:
+        if not self._context.is_running or self._ending:
+            return []
+        return [line for line in self._lines.values() if line.look and line.room() > 0]
+
+    async def _round(self) -> None:
+        wanted = self._wanted()
+        first, others = (wanted[0] if wanted else None), wanted[1:]
+        self._telling, self._reports = self._reports, {}
+        began, self._began = self._began, set()
+        if not (first or began or self._telling):
+            return
+        errors: list[Exception] = []
+        if not others:
+            await self._attempt(errors, self._tell_and_claim(began, first))
+        else:
+            async with anyio.create_task_group() as asking:  # side by side, so that the store does them together
+                asking.start_soon(self._attempt, errors, self._tell_and_claim(began, first))
+                for line in others:
+                    asking.start_soon(self._attempt, errors, self._claim(line))
+        if errors:
+            await self._back_off(errors[0])
+        else:
+            self._recovered()
+
+    async def _attempt(self, errors: list[Exception], call: Coroutine[object, object, None]) -> None:
+        try:
+            await call
+        except StoreClosed:
+            raise
+        except Exception as exc:  # noqa: BLE001 - shown by is_ready, logged and tried again
+            errors.append(exc)
+
+    async def _tell_and_claim(self, began: set[str], line: Line | None) -> None:
+        finishes = [report.finish for report in self._telling.values()]
+        try:
+            if line is None:
+                refused = await self._jobs.finish_many(finishes, began=began)
+            else:
+                with self._claiming(line) as claim:
+                    refused, claim.jobs = await self._jobs.finish_and_claim(finishes, claim.request, began=began)
+        except BaseException:
+            self._reports, self._telling = self._telling | self._reports, {}
+            self._began |= began
+            raise
+        told, self._telling = self._telling, {}
+        for report, error in zip(told.values(), refused, strict=True):
+            self._told(report, error)
+
+    async def _claim(self, line: Line) -> None:
+        with self._claiming(line) as claim:
+            _, claim.jobs = await self._jobs.finish_and_claim((), claim.request)
+
+    @contextmanager
+    def _claiming(self, line: Line) -> Generator[Claim]:
+        """Ask for as much as a line can take, and hand out what comes."""
+        claim = Claim(self._request(line))
+        line.look = False  # a wake-up during the claim sets it again
+        try:
+            yield claim
+        except BaseException:
+            line.look = True
+            raise
+        rest = line.deal(claim.jobs)
+        line.look |= len(claim.jobs) >= claim.request.limit
+        if rest:  # their workers have left, or were paused, meanwhile
+            line.look = True
+            for _, lease in rest:
+                self.report(None, ReleaseLease(lease.id))
+
+    def _request(self, line: Line) -> ClaimRequest:
+        profile = line.profile
+        only = next(iter(line.hungry)) if len(line.hungry) == 1 else None
+        return ClaimRequest(
+            worker_id=self._gateway_id if only is None else only.worker_id,
+            labels=profile.labels,
+            lease_ttl=self._config.lease_ttl,
+            queues=profile.queues,
+            kinds=profile.kinds,
+            limit=max(1, line.room()),
+            began=False,
+        )
+
+    def _told(self, report: Report, error: QueueError | None) -> None:
+        lease_id = report.finish.lease_id
+        if error is None:
+            self._leases.drop(lease_id)
+            self._remember(lease_id)
+            for session in report.audience:
+                session.outbox.accept(lease_id)
+        elif isinstance(error, LeaseLost):
+            self._leases.drop(lease_id)
+            for session in report.audience:
+                session.outbox.lose(lease_id)
+        else:
+            holding = self._leases.get(lease_id)
+            if holding is not None:
+                holding.reported = False
+            _log.warning("gateway %r could not store the outcome of a job: %s", self._context.name, error)
+            for session in report.audience:
+                session.outbox.refuse(lease_id, str(error))
+
+    def _remembers(self, lease_id: str) -> bool:
+        return lease_id in self._stored or lease_id in self._stored_before
+
+    def _remember(self, lease_id: str) -> None:
+        self._stored.add(lease_id)
+        if len(self._stored) >= _REMEMBERED:
+            self._stored_before, self._stored = self._stored, set()
+
+    async def _back_off(self, error: Exception) -> None:
+        seconds = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2**self._failures) * (0.5 + random.random() / 2)  # noqa: S311
+        if not self._failures:
+            _log.warning(
+                "gateway %r cannot reach the store of namespace %r and tries again",
+                self._context.name,
+                self._namespace,
+                exc_info=error,
+            )
+        self._failures += 1
+        self._context.mark_unready(f"the store of namespace {self._namespace!r} fails: {error}")
+        await anyio.sleep(seconds)
+
+    def _recovered(self) -> None:
+        failures, self._failures = self._failures, 0
+        if failures:
+            self._context.mark_ready()
+            _log.warning(
+                "gateway %r reaches the store of namespace %r again after %d failures",
+                self._context.name,
+                self._namespace,
+                failures,
+            )

@@ -1,0 +1,137 @@
+"""Who a worker is: what authentication hands back, and two ready ways to find out."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import anyio.to_thread
+from attrs import field, frozen
+from starlette.requests import HTTPConnection
+
+from workerctx.errors import InvalidConfig, SessionDenied, Unauthenticated
+from workerctx.queue.request import as_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SHORTEST_TOKEN: Final = 16
+
+
+@frozen
+class Identity:
+    """A worker that was recognised, and where it may work.
+
+    Attributes:
+        subject: Who it is, for logs; two workers with the same ids must have the same subject.
+        namespaces: Which namespaces it may serve.
+        steers: Whether its handlers may do what operators do: pause queues, retry and delete jobs, set rate limits.
+    """
+
+    subject: str
+    namespaces: tuple[str, ...] = field(default=("default",), converter=as_names)
+    steers: bool = False
+
+
+Authenticate: TypeAlias = Callable[[HTTPConnection], Identity | Awaitable[Identity | None] | None]
+"""Looks at a connection (headers, client address, the ``tls`` extension of its scope) and says who it is.
+
+None, `Unauthenticated` and `PermissionDenied` turn the worker away for good; any other exception counts as a failure of
+the gateway, and the worker tries again. One that is not async runs in a thread.
+"""
+
+
+async def recognise(authenticate: Authenticate, connection: HTTPConnection) -> Identity:
+    """Ask who a connection comes from.
+
+    Raises:
+        SessionDenied: Nobody who may come in.
+    """
+    if inspect.iscoroutinefunction(authenticate) or inspect.iscoroutinefunction(type(authenticate).__call__):
+        found: Any = authenticate(connection)
+    else:
+        found = await anyio.to_thread.run_sync(authenticate, connection)
+    if inspect.isawaitable(found):
+        found = await found
+    if found is None:
+        raise Unauthenticated("the gateway does not know this worker: check its credentials")
+    if not isinstance(found, Identity):
+        raise TypeError(f"authenticate() returned {found!r}, and not an Identity or None")
+    return found
+
+
+def bearer_tokens(tokens: Mapping[str, Identity]) -> Authenticate:
+    """Recognise workers by the token that they send as ``Authorization: Bearer ...``.
+
+    Only digests of the tokens are kept, and looked up, so that the time of an answer tells nothing of them.
+
+    Args:
+        tokens: Who has which token.
+
+    Raises:
+        InvalidConfig: There is no token, or one is too short to be secret.
+    """
+    if not tokens:
+        raise InvalidConfig("no tokens were given, so that no worker could come in: name at least one")
+    if any(len(token) < _SHORTEST_TOKEN for token in tokens):
+        raise InvalidConfig(
+            f"a token has less than {_SHORTEST_TOKEN} characters and can be guessed: make one with `python -c 'import"
+            " secrets; print(secrets.token_urlsafe())'`"
+        )
+    known = {_digest(token): identity for token, identity in tokens.items()}
+
+    def authenticate(connection: HTTPConnection) -> Identity:
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        identity = known.get(_digest(token.strip())) if scheme.lower() == "bearer" else None
+        if identity is None:
+            raise Unauthenticated("the gateway does not know this token" if token else "the gateway wants a token")
+        return identity
+
+    return _at_once(authenticate)
+
+
+def client_certificates(names: Mapping[str, Identity]) -> Authenticate:
+    """Recognise workers by the certificate that their side of a TLS connection has shown.
+
+    The server must require and verify client certificates, and tell of them in the ``tls`` extension of ASGI; those
+    that do not, and proxies, need an `authenticate` of your own.
+
+    Args:
+        names: Whose certificate has which name: its subject as in RFC 4514, such as ``CN=images,O=Example``.
+
+    Raises:
+        InvalidConfig: There is no name.
+    """
+    if not names:
+        raise InvalidConfig("no names of certificates were given, so that no worker could come in: name at least one")
+    known = dict(names)
+
+    def authenticate(connection: HTTPConnection) -> Identity:
+        extensions = cast("Mapping[str, Mapping[str, Any]]", connection.scope.get("extensions") or {})
+        shown = extensions.get("tls", {})
+        name = shown.get("client_cert_name")
+        if not name or shown.get("client_cert_error"):
+            raise Unauthenticated("the gateway wants a client certificate, and the server has told it of none")
+        if name not in known:
+            raise Unauthenticated(f"the gateway does not know the certificate of {name!r}")
+        return known[name]
+
+    return _at_once(authenticate)
+
+
+def _at_once(authenticate: Callable[[HTTPConnection], Identity]) -> Authenticate:
+    async def authenticate_at_once(connection: HTTPConnection) -> Identity:  # needs no thread
+        return authenticate(connection)
+
+    return authenticate_at_once
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def denial_code(error: SessionDenied) -> str:
+    """Return the word for a refusal in the protocol."""
+    return "unauthenticated" if isinstance(error, Unauthenticated) else "permission_denied"

@@ -1,0 +1,153 @@
+"""What waits to be sent to one worker: everything that piles up while a message is on its way goes into the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.lowlevel
+from attrs import define, field
+
+from workerctx.errors import ProtocolError, SessionLost
+from workerctx.remote.faults import Fault
+from workerctx.remote.frames import Reply, ResultAck, Task
+from workerctx.remote.wire import messages_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from workerctx.remote.frames import FromGateway
+    from workerctx_starlette.gateway._connection import Connection
+
+_ENOUGH: Final = 4 * 1024 * 1024
+"""Bytes of answers that may wait before the worker is not listened to any more."""
+
+_LAST_WORDS: Final = 1.0
+"""Seconds that saying goodbye may take."""
+
+
+@define(eq=False)
+class Outbox:
+    """Sends frames to a worker, in order, except that acknowledgements come together.
+
+    Args:
+        connection: The way to the worker.
+        too_large: Told of a task that does not fit into any message, and why.
+    """
+
+    _connection: Connection
+    _too_large: Callable[[Task, str], None]
+    _frames: list[FromGateway] = field(factory=list["FromGateway"], init=False)
+    _accepted: list[str] = field(factory=list[str], init=False)
+    _lost: list[str] = field(factory=list[str], init=False)
+    _refused: dict[str, str] = field(factory=dict[str, str], init=False)
+    _bytes: int = field(default=0, init=False)
+    _waiting: anyio.Event | None = field(default=None, init=False)
+    """Set when there is something to send; belongs to `run`."""
+    _crowded: anyio.Event | None = field(default=None, init=False)
+    """Set when there is room again; belongs to `room`."""
+
+    def put(self, frame: FromGateway) -> None:
+        """Send a frame soon."""
+        self._frames.append(frame)
+        if isinstance(frame, Reply):
+            self._bytes += len(frame.value)
+        self._nudge()
+
+    def put_all(self, frames: Iterable[FromGateway]) -> None:
+        """Send frames soon, none of which is a `Reply`."""
+        self._frames.extend(frames)
+        self._nudge()
+
+    def accept(self, lease_id: str) -> None:
+        """Say soon that an outcome was stored."""
+        self._accepted.append(lease_id)
+        self._nudge()
+
+    def lose(self, lease_id: str) -> None:
+        """Say soon that an outcome came too late."""
+        self._lost.append(lease_id)
+        self._nudge()
+
+    def refuse(self, lease_id: str, reason: str) -> None:
+        """Say soon that an outcome cannot be stored."""
+        self._refused[lease_id] = reason
+        self._nudge()
+
+    def take_back(self) -> list[Task]:
+        """Return the tasks that were not sent, which will not be."""
+        unsent = [frame for frame in self._frames if isinstance(frame, Task)]
+        self._frames = [frame for frame in self._frames if not isinstance(frame, Task)]
+        return unsent
+
+    async def room(self) -> None:
+        """Wait until not too much waits to be sent; no checkpoint if that is so."""
+        while self._bytes > _ENOUGH:
+            self._crowded = anyio.Event()
+            await self._crowded.wait()
+
+    async def run(self) -> None:
+        """Send what there is, until cancelled.
+
+        Raises:
+            SessionLost: The worker does not read, or the connection is gone.
+        """
+        while True:
+            if not self._has_news():
+                self._waiting = anyio.Event()
+                await self._waiting.wait()
+                self._waiting = None
+            await self._flush()
+            await anyio.lowlevel.checkpoint()  # for what comes of the same news
+
+    async def say_goodbye(self, frame: FromGateway | None, code: int, reason: str) -> None:
+        """Say what is left but tasks, and a last frame, and close the connection.
+
+        Cancellation: takes a second at the most.
+        """
+        self.take_back()
+        if frame is not None:
+            self._frames.append(frame)
+        with anyio.move_on_after(_LAST_WORDS, shield=True):
+            try:
+                await self._flush()
+                await self._connection.close(code, reason)
+            except SessionLost:
+                return
+
+    def _nudge(self) -> None:
+        if self._waiting is not None:
+            self._waiting.set()
+
+    def _has_news(self) -> bool:
+        return bool(self._frames or self._accepted or self._lost or self._refused)
+
+    async def _flush(self) -> None:
+        frames, self._frames = self._frames, []
+        if self._accepted or self._lost or self._refused:
+            frames.append(ResultAck(tuple(self._accepted), tuple(self._lost), self._refused))
+            self._accepted, self._lost, self._refused = [], [], {}
+        self._bytes = 0
+        for message in self._encode(frames):
+            await self._connection.send(message)
+        if self._crowded is not None:
+            self._crowded.set()
+
+    def _encode(self, frames: list[FromGateway]) -> Iterable[bytes]:
+        try:
+            return messages_of(frames)
+        except ProtocolError:
+            return self._encode_each(frames)
+
+    def _encode_each(self, frames: list[FromGateway]) -> Iterable[bytes]:
+        """Encode frames of which one is too large."""
+        for frame in frames:
+            try:
+                yield from messages_of([frame])
+            except ProtocolError as exc:
+                if isinstance(frame, Reply):
+                    yield from messages_of([Reply(frame.id, fault=Fault("InvalidRequest", str(exc)))])
+                elif isinstance(frame, Task):
+                    self._too_large(frame, str(exc))
+                else:
+                    raise

@@ -1,0 +1,89 @@
+"""The list of workers in a store: those of a gateway are on it like any other, and hear what operators send them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from attrs import define, field
+
+from workerctx.errors import WorkerNotFound
+from workerctx.queue import WorkerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from workerctx.queue import Workers
+    from workerctx_starlette.gateway._session import Session
+
+_TURNS: Final = 10
+"""In how many turns at the most everybody has shown that it lives."""
+_AT_ONCE: Final = 100
+"""How many calls run side by side, for the store to commit together."""
+
+
+@define(eq=False)
+class Roster:
+    """Keeps the connected workers of one namespace on the list."""
+
+    _workers: Workers
+    _sessions: Mapping[str, Session]
+    _listed: dict[str, None] = field(factory=dict[str, None], init=False)
+    """Those on the list, the one that has shown longest ago that it lives first."""
+
+    async def turn(self) -> None:
+        """Show that some workers live, take off those that have left, and hand on what was sent to them."""
+        for worker_id in [each for each in self._listed if each not in self._sessions]:
+            await self._workers.deregister(worker_id)
+            self._listed.pop(worker_id, None)
+        new = [each for each in self._sessions if each not in self._listed]
+        turn = max(_AT_ONCE, len(self._sessions) // _TURNS)
+        due = [*new, *self._listed][: max(turn, len(new))]
+        await _side_by_side(self._show, due)
+
+    async def leave(self) -> None:
+        """Take everybody off the list."""
+        listed, self._listed = self._listed, {}
+        await _side_by_side(self._workers.deregister, listed)
+
+    async def _show(self, worker_id: str) -> None:
+        session = self._sessions.get(worker_id)
+        if session is None:
+            return
+        if self._listed.pop(worker_id, 0) is None:
+            try:
+                commands = await self._workers.heartbeat(worker_id, state=session.state, in_flight=session.in_flight)
+                if commands:
+                    session.command(command.value for command in commands)
+            except WorkerNotFound:
+                await self._workers.register(_info_of(session))
+        else:
+            await self._workers.register(_info_of(session))
+        self._listed[worker_id] = None
+
+
+def _info_of(session: Session) -> WorkerInfo:
+    hello = session.hello
+    return WorkerInfo(
+        id=hello.worker_id,
+        host_id=hello.host_id,
+        hostname=hello.node,
+        pid=hello.pid,
+        queues=hello.queues,
+        labels=hello.labels,
+        kinds=hello.kinds,
+        concurrency=hello.concurrency,
+        state=session.state,
+        in_flight=session.in_flight,
+    )
+
+
+async def _side_by_side(call: Callable[[str], Awaitable[None]], names: Iterable[str]) -> None:
+    async def call_one(name: str) -> None:
+        await call(name)
+
+    names = list(names)
+    for start in range(0, len(names), _AT_ONCE):
+        async with anyio.create_task_group() as tasks:
+            for name in names[start : start + _AT_ONCE]:
+                tasks.start_soon(call_one, name)

@@ -1,0 +1,308 @@
+"""One worker at a gateway, from its registration to its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import msgspec
+from attrs import Factory, define, field
+
+from workerctx.errors import ProtocolError, SessionLost, StoreBusy
+from workerctx.queue import CancelReason, FailLease, JobError
+from workerctx.queue.codec import MAX_JSON_BYTES
+from workerctx.remote.asking import answer
+from workerctx.remote.faults import UNREADABLE, Fault
+from workerctx.remote.frames import (
+    Began,
+    Cancel,
+    Credit,
+    Denied,
+    Drain,
+    Failure,
+    Heartbeat,
+    HeartbeatAck,
+    Progress,
+    Register,
+    Reply,
+    Request,
+    Result,
+    Task,
+    finish_of,
+)
+from workerctx.remote.wire import gateway_reader
+from workerctx_starlette.gateway._connection import BREACH, GOING_AWAY
+from workerctx_starlette.gateway._exchange import Profile
+from workerctx_starlette.gateway._outbox import Outbox
+from workerctx_starlette.gateway._pace import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from workerctx.queue import Claimed
+    from workerctx.remote.frames import FromGateway, FromWorker
+    from workerctx.remote.wire import BrokenTask
+    from workerctx_starlette.gateway._connection import Connection
+    from workerctx_starlette.gateway._engine import Engine
+    from workerctx_starlette.gateway._identity import Identity
+    from workerctx_starlette.gateway._leases import Holding
+
+_log = logging.getLogger("workerctx")
+
+_LONGEST_NAME: Final = 255
+_MOST: Final = 2**31 - 1
+
+
+@define(eq=False)
+class Session:
+    """A registered worker and its connection.
+
+    Attributes:
+        hello: What it said of itself.
+        identity: Who it is.
+        profile: What it can take.
+        outbox: What waits to be sent to it.
+        holdings: Leases that it holds, by id.
+        heard_at: When it said something last, on the event loop's clock.
+        state: What it last said of itself.
+        in_flight: How many jobs it runs, as it last said.
+    """
+
+    _engine: Engine
+    _connection: Connection
+    hello: Register
+    identity: Identity
+    profile: Profile = field(
+        default=Factory(lambda self: Profile(self.hello.queues, self.hello.kinds, self.hello.labels), takes_self=True),
+        init=False,
+    )
+    outbox: Outbox = field(
+        default=Factory(lambda self: Outbox(self._connection, self._undeliverable), takes_self=True), init=False
+    )
+    holdings: dict[str, Holding] = field(factory=dict[str, "Holding"], init=False)
+    heard_at: float = field(factory=anyio.current_time, init=False)
+    state: str = field(default="running", init=False)
+    in_flight: int = field(default=0, init=False)
+    _sent: int = field(default=0, init=False)
+    """How many tasks were handed to it."""
+    _allowance: int = field(default=0, init=False)
+    """How many tasks it takes in all."""
+    _drained: bool = field(default=False, init=False)
+    _asking: int = field(default=0, init=False)
+    """How many of its requests are being answered."""
+    _doubtful: set[str] = field(factory=set[str], init=False)
+    """Leases that it said to hold and that are lost; it hears that unless it tells their outcome first."""
+    _scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
+    _last_words: tuple[FromGateway | None, int, str] = field(default=(None, GOING_AWAY, ""), init=False)
+
+    @property
+    def worker_id(self) -> str:
+        """Which worker it is; the same in all its sessions."""
+        return self.hello.worker_id
+
+    @property
+    def free(self) -> int:
+        """How many more tasks it takes now."""
+        if self._drained:
+            return 0
+        return min(self._allowance - self._sent, self._engine.config.max_concurrency - len(self.holdings))
+
+    def __str__(self) -> str:
+        return f"worker {self.worker_id} ({self.identity.subject} on {self.hello.node or 'an unnamed machine'})"
+
+    # What the gateway does
+
+    async def serve(self) -> None:
+        """Serve the worker until it leaves or is made to.
+
+        Cancellation: its jobs wait for it to come back, as if its connection had broken.
+        """
+        self._engine.join(self)
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._speak)
+                    await self._listen(tasks)
+                    tasks.cancel_scope.cancel()
+        finally:
+            self._engine.leave(self)
+        await self.outbox.say_goodbye(*self._last_words)
+
+    def end(self, code: int, reason: str, frame: FromGateway | None = None) -> None:
+        """Close the connection, after a last frame."""
+        self._last_words = (frame, code, reason)
+        self._scope.cancel()
+
+    def drain(self, reason: str) -> None:
+        """Hand out nothing more, and let the worker finish what it has."""
+        self._drained = True
+        self._engine.give_back(self.outbox.take_back())
+        self.outbox.put(Drain(reason))
+
+    def give(self, jobs: Sequence[Claimed]) -> None:
+        """Hand out jobs that were claimed for the worker."""
+        self._sent += len(jobs)
+        for _, lease in jobs:
+            self._engine.leases.take(self, lease.id)
+        self.outbox.put_all(Task.of(job, lease) for job, lease in jobs)
+
+    async def adopt(self, leases: Sequence[str]) -> None:
+        """Take over what the worker brings from earlier sessions.
+
+        A lease that has run out may still be finished, so the worker hears of it only after it has told its outcomes.
+
+        Raises:
+            ProtocolError: It cannot hold that many.
+        """
+        limit = 2 * self._engine.config.max_concurrency
+        if len(leases) > limit:
+            raise ProtocolError(f"it says that it holds {len(leases)} leases, and no worker may hold more than {limit}")
+        self._doubtful.update(await self._engine.leases.bring_back(leases, self.worker_id))
+        for lease_id in leases:
+            if lease_id not in self._doubtful:
+                self._engine.leases.take(self, lease_id)
+
+    def cancel(self, lease_id: str, reason: CancelReason) -> None:
+        """Tell the worker to stop a run."""
+        self.outbox.put(Cancel(lease_id, reason.value))
+
+    def command(self, commands: Iterable[str]) -> None:
+        """Tell the worker what operators have sent to it."""
+        self.outbox.put(HeartbeatAck(commands=tuple(commands)))
+
+    def _undeliverable(self, task: Task, reason: str) -> None:
+        self._sent -= 1
+        self._engine.exchange.report(None, FailLease(task.lease_id, JobError("TooLarge", reason), retryable=False))
+
+    # What the worker does
+
+    async def _speak(self) -> None:
+        try:
+            await self.outbox.run()
+        except SessionLost as exc:
+            _log.info("%s is gone: %s", self, exc)
+            self._scope.cancel()
+
+    async def _listen(self, tasks: TaskGroup) -> None:
+        config = self._engine.config
+        reader, pace = gateway_reader(config.max_message), Pace(config.max_rate)
+        try:
+            while (message := await self._connection.receive()) is not None:
+                await pace.keep()
+                await self.outbox.room()
+                self.heard_at = anyio.current_time()
+                for frame in reader.read(message):
+                    self._take(frame, tasks)
+        except ProtocolError as exc:
+            _log.warning("%s broke the protocol and was shut out: %s", self, exc)
+            self._last_words = (Denied("invalid", str(exc)), BREACH, str(exc))
+
+    def _take(self, frame: FromWorker | BrokenTask, tasks: TaskGroup) -> None:
+        match frame:
+            case Result() | Failure():
+                self._take_outcome(frame)
+            case Credit():
+                self._take_credit(frame)
+            case Began():
+                self._engine.exchange.begin(lease_id for lease_id in frame.leases if lease_id in self.holdings)
+            case Heartbeat():
+                self._take_heartbeat(frame)
+            case Progress():
+                if frame.lease_id in self.holdings:
+                    self._engine.progress.put(frame.lease_id, frame.value)
+            case Request():
+                self._take_request(frame, tasks)
+            case Drain():
+                self._drained = True
+                self._engine.give_back(self.outbox.take_back())
+            case _:
+                raise ProtocolError(f"a worker says nothing like {type(frame).__name__} once it is registered")
+
+    def _take_outcome(self, frame: Result | Failure) -> None:
+        lease_id = frame.lease_id
+        check_id(lease_id)
+        holding = self._engine.leases.get(lease_id)
+        if holding is not None and holding.session.worker_id != self.worker_id:
+            self.outbox.lose(lease_id)
+            return
+        self._doubtful.discard(lease_id)
+        size = len(frame.outputs) if isinstance(frame, Result) else len(msgspec.msgpack.encode(frame.error))
+        if size > MAX_JSON_BYTES:
+            self.outbox.refuse(lease_id, f"the outcome has {size} bytes, and the limit is {MAX_JSON_BYTES}")
+            return
+        try:
+            finish = finish_of(frame)
+        except UNREADABLE as exc:
+            self.outbox.refuse(lease_id, f"the outcome is no JSON: {exc}")
+            return
+        self._engine.exchange.report(self, finish)
+
+    def _take_credit(self, frame: Credit) -> None:
+        if not 0 <= frame.received <= self._sent or not 0 <= frame.free <= _MOST:
+            raise ProtocolError(
+                f"it says that it has received {frame.received} tasks and takes {frame.free} more, and was sent"
+                f" {self._sent}"
+            )
+        self._allowance = frame.received + frame.free
+        if self._doubtful:
+            lost, self._doubtful = tuple(self._doubtful), set()
+            self.outbox.put(HeartbeatAck(lost=lost))
+        if self.free > 0:
+            self._engine.exchange.feed(self)
+
+    def _take_heartbeat(self, frame: Heartbeat) -> None:
+        check_name("its state", frame.state)
+        self.state, self.in_flight = frame.state, max(0, min(frame.in_flight, _MOST))
+        lost: list[str] = []
+        engine = self._engine
+        engine.leases.confirm(self, frame.leases)
+        for lease_id in frame.leases:
+            if lease_id in self.holdings or lease_id in self._doubtful or engine.exchange.is_stored(lease_id):
+                continue
+            check_id(lease_id)
+            if len(self.holdings) >= 2 * engine.config.max_concurrency:
+                raise ProtocolError(f"it says that it holds more than {2 * engine.config.max_concurrency} leases")
+            if engine.leases.get(lease_id) is None:
+                engine.leases.take(self, lease_id)
+            else:
+                lost.append(lease_id)
+        self.outbox.put(HeartbeatAck(lost=tuple(lost)))
+
+    def _take_request(self, frame: Request, tasks: TaskGroup) -> None:
+        limit = self._engine.config.max_requests
+        if self._asking >= limit:
+            busy = StoreBusy(f"this worker has {limit} requests under way, and may have no more: try again")
+            self.outbox.put(Reply(frame.id, fault=Fault.of(busy)))
+            return
+        self._asking += 1
+        tasks.start_soon(self._answer, frame)
+
+    async def _answer(self, frame: Request) -> None:
+        try:
+            self.outbox.put(await answer(frame, self._engine.storage, steering=self.identity.steers))
+        finally:
+            self._asking -= 1
+
+
+def check_name(what: str, value: str) -> None:
+    """Refuse a text that a store might stumble over.
+
+    Raises:
+        ProtocolError: It is too long or unprintable.
+    """
+    if len(value) > _LONGEST_NAME or not value.isprintable():
+        raise ProtocolError(f"{what} must be at most {_LONGEST_NAME} printable characters, not {value[:40]!r}")
+
+
+def check_id(value: str) -> None:
+    """Refuse what cannot be the id of a lease.
+
+    Raises:
+        ProtocolError: It is empty, too long or unprintable.
+    """
+    if not value:
+        raise ProtocolError("a lease has an empty id")
+    check_name("the id of a lease", value)
