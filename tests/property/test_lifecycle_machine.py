@@ -152,7 +152,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
         assert self.machine.snapshot.at <= self.at
 
 
-MachineAgainstModel.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+MachineAgainstModel.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
 
 
 class TestMachine(MachineAgainstModel.TestCase):
@@ -343,7 +343,7 @@ def test_listeners_hear_each_transition_once_and_in_order(tiny_switch_interval, 
     assert all(one != other for one, other in itertools.pairwise(kinds))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["track", "close", "run", "fail", "cancel", "pause", "resume", "drop"]), max_size=25))
 def test_the_count_is_always_what_is_in(moves):
     """L18: whatever is tracked, run, failed, cancelled, closed and dropped, the count is that of a plain list."""

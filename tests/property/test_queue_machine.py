@@ -453,7 +453,6 @@ def test_store_and_model_agree(machine):
         settings=settings(
             max_examples=30,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
