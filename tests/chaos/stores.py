@@ -35,6 +35,15 @@ class Store(Protocol):
         ...
 
 
+class Memory:
+    """A store of one process, which does not fail."""
+
+    url = "memory://"
+
+    def outage(self, seconds: float, dice: random.Random) -> str:
+        return "no outage"
+
+
 class SqliteFile:
     """A file. It has no server; what takes it away is a writer that holds its lock."""
 
@@ -181,8 +190,8 @@ class RedisServer(Server):
 @contextmanager
 def store_for_chaos(name: str, folder: Path) -> Iterator[Store]:
     """Yield a store of a kind, with its server if it has one."""
-    if name == "sqlite":
-        yield SqliteFile(folder)
+    if name in {"memory", "sqlite"}:
+        yield Memory() if name == "memory" else SqliteFile(folder)
         return
     server = {"postgres": PostgresServer, "redis": RedisServer}[name](folder)
     try:
