@@ -35,7 +35,7 @@ class GatewayConfig:
 
     lease_ttl: float = 30.0
     heartbeat: float = 2.0
-    silence: float = 20.0
+    silence: float = 30.0
     resume_window: float = 10.0
     poll_interval: float = 1.0
     reap_interval: float = 5.0

@@ -11,7 +11,7 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from starlette.responses import PlainTextResponse
 
-from workerctx.errors import InvalidConfig, InvalidTransition
+from workerctx.errors import InvalidConfig
 from workerctx.lifecycle import Outcome, Resume, WorkerContext
 from workerctx.lifecycle.host import collapse
 from workerctx.lifecycle.latch import Latch
@@ -106,7 +106,7 @@ class Gateway(AsyncContextManagerMixin):
 
         Raises:
             WorkerFailed: The gateway's infrastructure failed.
-            InvalidTransition: It runs already, or was stopped before.
+            InvalidTransition: It was stopped before.
 
         Cancellation: hangs up; workers report to another gateway.
         """
@@ -121,10 +121,6 @@ class Gateway(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._door is not None:
-            raise InvalidTransition(
-                self._name, self._context.state.value, "run", "it runs already, make another gateway"
-            )
         if self._context.is_finished and self._context.outcome is not Outcome.NEVER_STARTED:
             self._context = self._make_context()
         context = self._context

@@ -13,7 +13,7 @@ from workerctx.errors import ProtocolError, SessionLost, StoreBusy
 from workerctx.queue import CancelReason, FailLease, JobError
 from workerctx.queue.codec import MAX_JSON_BYTES
 from workerctx.remote.asking import answer
-from workerctx.remote.faults import UNREADABLE, Fault
+from workerctx.remote.faults import Fault
 from workerctx.remote.frames import (
     Began,
     Cancel,
@@ -235,8 +235,8 @@ class Session:
             return
         try:
             finish = finish_of(frame)
-        except UNREADABLE as exc:
-            self.outbox.refuse(lease_id, f"the outcome is no JSON: {exc}")
+        except ProtocolError as exc:
+            self.outbox.refuse(lease_id, str(exc))
             return
         self._engine.exchange.report(self, finish)
 

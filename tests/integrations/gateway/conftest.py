@@ -141,11 +141,10 @@ def peer_of() -> Callable[..., Any]:
             "extensions": {"websocket.http.response": {}},
             **scope,
         }
-        async with anyio.create_task_group() as tasks, receiving, sending, peer._to_gateway, peer._from_gateway:
+        async with receiving, sending, peer._to_gateway, peer._from_gateway, anyio.create_task_group() as tasks:
             tasks.start_soon(app, peer.scope, receiving.receive, sending.send)
             yield peer
-            if peer.closed is None and peer.answer is None:
-                peer.hang_up()
+            peer.hang_up()
 
     return peer_of
 

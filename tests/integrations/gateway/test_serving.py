@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from workerctx.queue import EnqueueRequest, JobState
+import anyio
+import pytest
+
+from workerctx.errors import InvalidConfig
+from workerctx.queue import CancelReason, Constant, EnqueueRequest, JobState, WorkerCommand
+from workerctx.remote.asking import encode_call, read_reply
+from workerctx.remote.calls import AwaitResult, Enqueue, GetJob, RetryJob
+from workerctx.remote.frames import (
+    Began,
+    Cancel,
+    Credit,
+    Drain,
+    Failure,
+    Heartbeat,
+    HeartbeatAck,
+    Progress,
+    Reply,
+    Request,
+    Result,
+    ResultAck,
+    Task,
+)
+from workerctx.remote.records import ErrorRecord, RequestRecord
+from workerctx_starlette.gateway import Gateway, GatewayConfig, Identity, bearer_tokens
+
+AT_ONCE = Constant(0.0, jitter=False)
 
 
-async def enqueue(storage, number, kind="resize", **options):
+async def enqueue(storage, number=1, kind="resize", **options):
+    options = {"retry": AT_ONCE} | options
     outcomes = await storage.jobs.enqueue_bulk([EnqueueRequest(kind, {"n": n}, **options) for n in range(number)])
     return [outcome.id for outcome in outcomes]
+
+
+def state_of(storage, job_id, expected):
+    async def has_it():
+        return (await storage.jobs.get(job_id)).state is expected
+
+    return has_it
 
 
 async def test_jobs_go_out_and_results_come_back(gateway, storage, peer_of):
@@ -22,4 +55,363 @@ async def test_jobs_go_out_and_results_come_back(gateway, storage, peer_of):
         assert tasks[0].job.attempt == 1
         await worker.finish(*tasks, outputs=b'"done"')
         jobs = [await storage.jobs.get(job_id) for job_id in ids]
-        assert {(job.state, job.result, job.worker_id) for job in jobs} == {(JobState.SUCCEEDED, "done", "w1")}
+        assert {(job.state, job.result) for job in jobs} == {(JobState.SUCCEEDED, "done")}
+        assert gateway.workers == 1
+
+
+async def test_no_more_tasks_are_sent_than_there_is_room_for(gateway, storage, peer_of, eventually):
+    """R7: a worker gets as many tasks as it has credit for, and the others stay for whoever has room."""
+    async with gateway, peer_of(gateway) as one, peer_of(gateway) as two:
+        await one.register(worker_id="one")
+        await two.register(worker_id="two")
+        await enqueue(storage, 5)
+        first = await one.tasks(2)
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 3
+        await two.tasks(1)
+        await one.finish(*first)
+        await one.tasks(2)
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 0
+        assert not [frame for frame in (*one.heard, *two.heard) if isinstance(frame, Task)]
+
+
+async def test_what_a_worker_cannot_run_is_left_for_others(gateway, storage, peer_of):
+    """Q6: kinds, queues and labels of each worker count, also where several are connected."""
+    async with gateway, peer_of(gateway) as plain, peer_of(gateway) as special:
+        await plain.register(worker_id="plain")
+        await special.register(worker_id="special", queues=("urgent",), kinds=("resize", "mail"), labels=("gpu",))
+        await plain.say(Credit(0, 10))
+        ids = [
+            *await enqueue(storage, queue="urgent"),
+            *await enqueue(storage, kind="mail", queue="urgent", required_labels=["gpu"]),
+        ]
+        (own,) = await enqueue(storage)
+        assert [task.job.id for task in await special.tasks(2)] == ids
+        assert (await plain.hear(Task)).job.id == own
+
+
+async def test_every_ending_reaches_the_store(gateway, storage, peer_of):
+    """Q4: failing, aborting, giving back, snoozing and being throttled mean what they mean in a local loop."""
+    await storage.rate_limits.configure("api", capacity=1, per=60)
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        ids = await enqueue(storage, 5)
+        fail, abort, release, snooze, throttle = await worker.tasks(5)
+        error = ErrorRecord("ValueError", "no", details=b'{"a":1}')
+        await worker.say(
+            Failure(fail.lease_id, "fail", error, delay=60),
+            Failure(abort.lease_id, "abort", error),
+            Failure(release.lease_id, "release"),
+            Failure(snooze.lease_id, "snooze", delay=60),
+            Failure(throttle.lease_id, "throttle", delay=60, scope="api"),
+        )
+        accepted = (await worker.hear(ResultAck)).accepted
+        while len(accepted) < 5:
+            accepted += (await worker.hear(ResultAck)).accepted
+        jobs = [await storage.jobs.get(job_id) for job_id in ids]
+        assert [(job.state.value, job.attempt) for job in jobs] == [
+            ("scheduled", 1),
+            ("dead", 1),
+            ("queued", 0),
+            ("scheduled", 0),
+            ("scheduled", 0),
+        ]
+        assert jobs[1].error.details == {"a": 1}
+        assert (await storage.rate_limits.acquire("api")).retry_after > 50
+
+
+async def test_a_result_told_again_is_acknowledged_again(gateway, storage, peer_of):
+    """R4: what was stored is stored once, however often a worker tells it, and a lost lease changes nothing."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        (job_id,) = await enqueue(storage)
+        (task,) = await worker.tasks(1)
+        await worker.say(*[Result(task.lease_id, b"1")] * 3)
+        await worker.finish(task, outputs=b"2")
+        await worker.say(Result("never granted", b"3"))
+        while not (ack := await worker.hear(ResultAck)).lost:
+            pass
+        assert ack.lost == ("never granted",)
+        assert (await storage.jobs.get(job_id)).result == 1
+
+
+async def test_an_outcome_that_cannot_be_stored_is_refused(gateway, storage, peer_of):
+    """R8: outputs that are no JSON, or too large, come back with the reason; lease and session live on."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await enqueue(storage)
+        (task,) = await worker.tasks(1)
+        await worker.say(Result(task.lease_id, b"{no json"))
+        assert "JSON is malformed" in (await worker.hear(ResultAck)).refused[task.lease_id]
+        await worker.say(Result(task.lease_id, b'"' + b"x" * 1024 * 1024 + b'"'))
+        assert "the limit is" in (await worker.hear(ResultAck)).refused[task.lease_id]
+        await worker.say(Failure(task.lease_id, "snooze", delay=float("nan")))
+        assert (await worker.hear(ResultAck)).refused[task.lease_id]
+        await worker.finish(task)
+
+
+async def test_leases_live_as_long_as_their_worker(url, storage, peer_of, eventually):
+    """Q11: the gateway renews what connected workers hold; a cut leaves them the resume window, then they expire."""
+    config = GatewayConfig(lease_ttl=0.4, heartbeat=0.05, resume_window=0.2, reap_interval=0.05, poll_interval=0.1)
+    gateway = Gateway(url, authenticate=bearer_tokens({"a" * 20: Identity("tests")}), config=config)
+    async with gateway:
+        (job_id,) = await enqueue(storage, max_attempts=2)
+        async with peer_of(gateway, "a" * 20) as worker:
+            await worker.register()
+            (task,) = await worker.tasks(1)
+            await worker.say(Began((task.lease_id,)))
+            began = await storage.now()
+            while await storage.now() < began + 1.0:
+                await anyio.sleep(0.05)
+                assert (await storage.jobs.get(job_id)).lease_id == task.lease_id
+        await eventually(state_of(storage, job_id, JobState.QUEUED))
+        job = await storage.jobs.get(job_id)
+        assert (job.attempt, job.error.kind) == (1, "lease expired")
+
+
+async def test_a_run_that_never_began_costs_no_attempt(gateway, storage, peer_of, eventually):
+    """Q3: a task that a worker took and never began, like one that never reached it, is no attempt."""
+    async with gateway:
+        (job_id,) = await enqueue(storage)
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            await worker.tasks(1)
+        await storage.advance(60)
+        await eventually(state_of(storage, job_id, JobState.QUEUED))
+        assert (await storage.jobs.get(job_id)).attempt == 0
+
+
+async def test_tasks_that_were_not_sent_go_to_others_at_once(gateway, storage, peer_of, eventually):
+    """Q3: what still waited to be sent when the worker left is given back, without the resume window."""
+    async with gateway:
+        ids = await enqueue(storage, 2, priority=1)
+        async with peer_of(gateway, buffer=0) as worker:
+            await worker.register()
+            await worker.say(Credit(0, 1))
+            # The first task waits to be read, so the second one waits to be sent.
+            await eventually(state_of(storage, ids[0], JobState.RUNNING))
+            await worker.say(Credit(0, 2))
+            await eventually(state_of(storage, ids[1], JobState.RUNNING))
+            worker.hang_up()
+            await eventually(state_of(storage, ids[1], JobState.QUEUED))
+            assert (await storage.jobs.get(ids[0])).state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_worker_comes_back_with_what_it_holds(gateway, url, storage, peer_of, elsewhere):
+    """R4: after a cut a worker reports to the same or another gateway, and nothing is computed twice."""
+    other = Gateway(url, authenticate=bearer_tokens({"b" * 20: Identity("tests")}), config=gateway.config)
+    async with gateway, other:
+        ids = await enqueue(storage, 2)
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            done, running = await worker.tasks(2)
+            await worker.say(Began((done.lease_id, running.lease_id)))
+        again = peer_of(other, "b" * 20) if elsewhere else peer_of(gateway)
+        async with again as worker:
+            ack = await worker.register(holding=(done.lease_id, running.lease_id))
+            assert not ack.lost
+            await worker.finish(done, outputs=b'"before the cut"')
+            await worker.say(Credit(0, 5), Heartbeat((running.lease_id,), 1))
+            await worker.hear(HeartbeatAck)
+            await storage.advance(15)  # longer than the resume window
+            await anyio.sleep(0.2)
+            await worker.finish(running)
+            assert not [frame for frame in worker.heard if isinstance(frame, Task)]
+        jobs = [await storage.jobs.get(job_id) for job_id in ids]
+        assert [(job.state, job.attempt) for job in jobs] == [(JobState.SUCCEEDED, 1)] * 2
+
+
+async def test_a_result_under_an_expired_lease_counts_until_it_is_reaped(url, storage, peer_of):
+    """Q11: an outcome told after the lease ran out is stored; once the job was taken away, it is lost."""
+    config = GatewayConfig(reap_interval=3600, heartbeat=0.05)
+    gateway = Gateway(url, authenticate=bearer_tokens({"a" * 20: Identity("tests")}), config=config)
+    async with gateway:
+        early, late = await enqueue(storage, 2)
+        async with peer_of(gateway, "a" * 20) as worker:
+            await worker.register()
+            tasks = await worker.tasks(2)
+            await worker.say(Began(tuple(task.lease_id for task in tasks)))
+        await storage.advance(100)
+        async with peer_of(gateway, "a" * 20) as worker:
+            ack = await worker.register(holding=tuple(task.lease_id for task in tasks))
+            assert not ack.lost  # it might not tell their outcome then
+            await worker.finish(tasks[0])
+            await storage.jobs.reap_expired_leases()
+            await worker.say(Result(tasks[1].lease_id))
+            assert (await worker.hear(ResultAck)).lost == (tasks[1].lease_id,)
+        assert (await storage.jobs.get(early)).state is JobState.SUCCEEDED
+        assert (await storage.jobs.get(late)).state is not JobState.SUCCEEDED
+
+
+async def test_a_run_whose_lease_is_lost_is_told_so(gateway, storage, peer_of):
+    """R4: who comes back too late hears, after it has told its outcomes, which runs nobody waits for."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register(holding=("long gone",))
+        await worker.say(Credit(0, 1), Heartbeat(("long gone",), 1))
+        assert (await worker.hear(HeartbeatAck)).lost == ("long gone",)
+
+
+async def test_cancelling_reaches_the_worker(gateway, storage, peer_of, eventually):
+    """Q7: the owner of a running job hears at once that it should stop, and how it ended is its word."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        user, queue = await enqueue(storage, 2)
+        tasks = {task.job.id: task.lease_id for task in await worker.tasks(2)}
+        await storage.jobs.cancel(user)
+        assert await worker.hear(Cancel) == Cancel(tasks[user], CancelReason.USER)
+        await storage.jobs.pause_queue("default", cancel_running=True)
+        assert await worker.hear(Cancel) == Cancel(tasks[queue], CancelReason.QUEUE_PAUSED)
+        await worker.say(
+            Failure(tasks[user], "abort", ErrorRecord("Cancelled", "stopped")), Failure(tasks[queue], "release")
+        )
+        await eventually(state_of(storage, user, JobState.CANCELLED))
+        await eventually(state_of(storage, queue, JobState.QUEUED))
+
+
+async def test_progress_is_stored(gateway, storage, peer_of, eventually):
+    """W7: the newest progress of a run reaches its job; that of a stranger's run does not."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        (job_id,) = await enqueue(storage)
+        (task,) = await worker.tasks(1)
+        await worker.say(
+            Progress("not mine", b"1"), Progress(task.lease_id, b'{"done":1}'), Progress(task.lease_id, b'{"done":2}')
+        )
+
+        async def stored():
+            return (await storage.jobs.get(job_id)).progress == {"done": 2}
+
+        await eventually(stored)
+
+
+async def test_handlers_ask_the_store_of_their_namespace(gateway, storage, peer_of):
+    """W7: enqueueing and looking up from afar, once although told twice; steering is not for everybody."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+
+        async def ask(call, number, *, again=False):
+            await worker.say(Request(number, encode_call(call), again))
+            reply = await worker.hear(Reply)
+            assert reply.id == number
+            return read_reply(call, reply)
+
+        record = RequestRecord.of(EnqueueRequest("mail", {"to": "you"}), "job-1")
+        (outcome,) = await ask(Enqueue((record,)), 1)
+        (told_again,) = await ask(Enqueue((record,)), 2, again=True)
+        assert outcome.id == told_again.id == "job-1"
+        assert (await ask(GetJob("job-1"), 3)).job().payload == {"to": "you"}
+        with pytest.raises(LookupError, match="no job 'job-2'"):
+            await ask(GetJob("job-2"), 4)
+        with pytest.raises(TimeoutError):
+            await ask(AwaitResult("job-1", timeout=0.01), 5)
+        with pytest.raises(Exception, match="may not call RetryJob"):
+            await ask(RetryJob("job-1"), 6)
+
+
+async def test_the_workers_are_on_the_list_and_hear_commands(gateway, storage, peer_of, eventually):
+    """W7: a remote worker is registered like any other, says how it fares, and is sent what operators want."""
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            await worker.register(node="edge-1", concurrency=3, pid=7)
+
+            async def listed():
+                return [(each.id, each.hostname, each.concurrency) for each in await storage.workers.list()] == [
+                    ("w1", "edge-1", 3)
+                ]
+
+            await eventually(listed)
+            await worker.say(Heartbeat((), 2, "paused"))
+
+            async def told():
+                (info,) = await storage.workers.list()
+                return (info.state, info.in_flight) == ("paused", 2)
+
+            await eventually(told)
+            await storage.workers.send("w1", WorkerCommand.STOP)
+            while (await worker.hear(HeartbeatAck)).commands != ("stop",):
+                pass
+
+        async def gone():
+            return not await storage.workers.list()
+
+        await eventually(gone)
+
+
+async def test_a_stop_drains_the_workers(gateway, storage, peer_of):
+    """R6, L26: a stopping gateway hands out nothing, takes what is under way, and ends when its workers have left."""
+    async with anyio.create_task_group() as tasks:
+        async with gateway, peer_of(gateway) as worker:
+            await worker.register()
+            (job_id,) = await enqueue(storage)
+            (task,) = await worker.tasks(1)
+            gateway.context.stop("deploy")
+            assert (await worker.hear(Drain)).reason == "deploy"
+            await enqueue(storage)
+            await worker.say(Credit(1, 5))
+            await worker.finish(task)
+            async with peer_of(gateway) as late:
+                assert (await late.ended())[0] == 503
+            worker.hang_up()
+            await gateway.context
+        assert (await storage.jobs.get(job_id)).state is JobState.SUCCEEDED
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_at_the_deadline_the_gateway_hangs_up(gateway, storage, peer_of):
+    """L26: a worker that does not end is cut off, and its jobs wait for it at another gateway."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        (job_id,) = await enqueue(storage)
+        await worker.tasks(1)
+        gateway.context.stop("deploy", grace=0.1)
+        assert (await worker.ended())[0] == 1012
+        await gateway.context
+    assert (await storage.jobs.get(job_id)).state is JobState.RUNNING
+
+
+async def test_a_paused_gateway_keeps_its_workers(gateway, storage, peer_of):
+    """L3: paused, a gateway claims nothing, takes results and new workers, and goes on when resumed."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await enqueue(storage, 2)
+        (task,) = await worker.tasks(1)
+        gateway.context.pause()
+        async with peer_of(gateway) as other:
+            await other.register(worker_id="w2")
+            await other.say(Credit(0, 1), Heartbeat())
+            await other.hear(HeartbeatAck)
+        await worker.finish(task)
+        await worker.say(Credit(1, 1), Heartbeat())
+        await worker.hear(HeartbeatAck)
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 1
+        gateway.context.resume()
+        await worker.hear(Task)
+
+
+async def test_a_gateway_can_run_again(gateway, storage, peer_of):
+    """H3: each run of an application has a context of its own; two runs at once are refused."""
+    contexts = []
+    for _ in range(2):
+        async with gateway, peer_of(gateway) as worker:
+            await worker.register()
+            contexts.append(gateway.context)
+            with pytest.raises(RuntimeError, match="already been entered"):
+                await gateway.run()
+    assert contexts[0] is not contexts[1]
+    async with peer_of(gateway) as worker:
+        assert (await worker.ended())[0] == 503
+
+
+def test_without_authentication_there_is_no_gateway():
+    """H5: a gateway that would let in anybody is refused with a sentence, and so is one without a store."""
+    with pytest.raises(InvalidConfig, match="does not start without authentication"):
+        Gateway("memory://")
+    with pytest.raises(InvalidConfig, match="at least one namespace"):
+        Gateway({}, authenticate=bearer_tokens({"a" * 20: Identity("x")}))
+    with pytest.raises(InvalidConfig, match=r"silence must be more than 0.*grace must not be negative"):
+        GatewayConfig(silence=0, grace=-1)
+    with pytest.raises(InvalidConfig, match="half of lease_ttl"):
+        GatewayConfig(heartbeat=20)
+    with pytest.raises(InvalidConfig, match="half of resume_window"):
+        GatewayConfig(resume_window=3)
