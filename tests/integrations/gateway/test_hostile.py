@@ -1,0 +1,388 @@
+"""Workers that lie, shout, or fall silent: each harms itself, and nobody else."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import pytest
+
+from workerctx.errors import InvalidConfig, PermissionDenied, Unauthenticated
+from workerctx.queue import EnqueueRequest, JobState, connect
+from workerctx.remote.asking import encode_call, read_reply
+from workerctx.remote.calls import AwaitResult, ListJobs
+from workerctx.remote.frames import (
+    Credit,
+    Denied,
+    Heartbeat,
+    HeartbeatAck,
+    Progress,
+    Register,
+    RegisterAck,
+    Reply,
+    Request,
+    Result,
+    ResultAck,
+    Task,
+)
+from workerctx_starlette.gateway import Gateway, GatewayConfig, Identity, bearer_tokens, client_certificates
+
+TOKEN = "a token that nobody guesses"
+LIMITS = GatewayConfig(
+    heartbeat=0.05,
+    silence=0.6,
+    resume_window=1.0,
+    poll_interval=0.2,
+    register_timeout=0.3,
+    send_timeout=0.3,
+    max_sessions=3,
+    max_message=10_000,
+    max_concurrency=2,
+    max_requests=2,
+    max_rate=50,
+)
+
+
+@pytest.fixture
+def gateway(url):
+    """A gateway with little patience."""
+    return Gateway(url, authenticate=bearer_tokens({TOKEN: Identity("tests")}), config=LIMITS)
+
+
+@pytest.fixture
+def decent(gateway, storage, peer_of):
+    """A worker that behaves is served as if nothing had happened; called after the misdeed."""
+
+    async def decent():
+        (outcome,) = await storage.jobs.enqueue_bulk([EnqueueRequest("resize")])
+        async with peer_of(gateway) as worker:
+            await worker.register(worker_id="decent")
+            (task,) = await worker.tasks(1)
+            await worker.finish(task)
+        assert (await storage.jobs.get(outcome.id)).state is JobState.SUCCEEDED
+
+    return decent
+
+
+async def shut_out(worker):
+    """Wait until a worker is shut out, and return the reason."""
+    denied = await worker.hear(Denied)
+    code, reason = await worker.ended()
+    assert code == 1008
+    assert denied.message.startswith(reason[:100])
+    return denied.message
+
+
+@pytest.mark.parametrize("token", [None, "", "a token that somebody guessed"])
+async def test_nobody_comes_in_without_a_token_that_is_known(gateway, peer_of, token):
+    """H5: who cannot say who it is gets 401 before anything else is done, and is not told more."""
+    async with gateway, peer_of(gateway, token) as worker:
+        status, reason = await worker.ended()
+        assert status == 401
+        assert TOKEN not in reason
+
+
+@pytest.mark.parametrize(
+    ("authenticate", "status"),
+    [
+        (lambda _: None, 401),
+        (lambda _: (_ for _ in ()).throw(Unauthenticated("who are you?")), 401),
+        (lambda _: (_ for _ in ()).throw(PermissionDenied("not today")), 403),
+        (lambda _: (_ for _ in ()).throw(OSError("the directory is down")), 503),
+        (lambda _: "yes", 503),
+    ],
+)
+async def test_the_answer_tells_whether_to_try_again(url, peer_of, authenticate, status):
+    """R2: a refusal is final, a failure of the authentication itself is not; without an HTTP answer it is 1008."""
+    gateway = Gateway(url, authenticate=authenticate, config=LIMITS)
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            assert (await worker.ended())[0] == status
+        async with peer_of(gateway, extensions={}) as worker:
+            assert (await worker.ended())[0] == 1008
+
+
+async def test_authentication_may_be_async_and_sees_the_connection(url, peer_of):
+    """H5: a function of one's own gets headers and client address, and its time is bounded."""
+    seen = []
+
+    async def authenticate(connection):
+        seen.append((connection.client.host, connection.headers["authorization"]))
+        if len(seen) > 1:
+            await anyio.sleep_forever()
+        return Identity("tests")
+
+    gateway = Gateway(url, authenticate=authenticate, config=LIMITS)
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            await worker.register()
+        async with peer_of(gateway) as worker:
+            assert (await worker.ended())[0] == 503
+    assert seen == [("127.0.0.1", f"Bearer {TOKEN}")] * 2
+
+
+async def test_a_client_certificate_says_who_a_worker_is(url, peer_of):
+    """H5: with mutual TLS the name in the verified certificate decides, as the server tells it."""
+    gateway = Gateway(url, authenticate=client_certificates({"CN=images": Identity("images")}), config=LIMITS)
+    shown = [
+        ({"client_cert_name": "CN=images"}, None),
+        ({"client_cert_name": "CN=mallory"}, 401),
+        ({"client_cert_name": "CN=images", "client_cert_error": "expired"}, 401),
+        ({}, 401),
+    ]
+    async with gateway:
+        for tls, status in shown:
+            async with peer_of(gateway, extensions={"tls": tls, "websocket.http.response": {}}) as worker:
+                if status is None:
+                    await worker.register()
+                else:
+                    assert (await worker.ended())[0] == status
+
+
+def test_what_could_let_in_anybody_is_refused():
+    """H5: no tokens, no names, and a token that can be guessed are mistakes in the configuration."""
+    with pytest.raises(InvalidConfig, match="no tokens"):
+        bearer_tokens({})
+    with pytest.raises(InvalidConfig, match="no names"):
+        client_certificates({})
+    with pytest.raises(InvalidConfig, match="can be guessed"):
+        bearer_tokens({"secret": Identity("x")})
+
+
+async def test_a_namespace_sees_only_its_own(tmp_path, peer_of):
+    """Q19, H5: a worker serves, asks and finishes in a namespace that its identity allows, and in no other."""
+    urls = {name: f"sqlite:///{tmp_path}/jobs.db?namespace={name}" for name in ("mine", "yours")}
+    identities = {"a" * 20: Identity("me", ["mine"]), "b" * 20: Identity("you", ["yours", "mine"])}
+    gateway = Gateway(urls, authenticate=bearer_tokens(identities), config=LIMITS)
+    async with gateway, connect(urls["yours"]) as yours:
+        await yours.jobs.enqueue(EnqueueRequest("resize"))
+        async with peer_of(gateway, "b" * 20) as you, peer_of(gateway, "a" * 20) as me:
+            assert (await you.register(namespaces=("nowhere", "yours"), worker_id="you")).namespace == "yours"
+            assert (await me.register(namespaces=("yours", "mine"), worker_id="me")).namespace == "mine"
+            await me.say(Credit(0, 1))
+            (task,) = await you.tasks(1)
+            await me.say(Result(task.lease_id), Request(1, encode_call(ListJobs())), Progress(task.lease_id, b"1"))
+            assert (await me.hear(ResultAck)).lost == (task.lease_id,)
+            assert read_reply(ListJobs(), await me.hear(Reply)).jobs == ()
+            assert not [frame for frame in me.heard if isinstance(frame, Task)]
+            await you.finish(task)
+        async with peer_of(gateway, "a" * 20) as me:
+            await me.say(Register(worker_id="me", namespaces=("yours",), kinds=("resize",)))
+            assert (await me.hear(Denied)).code == "permission_denied"
+            assert (await me.ended())[0] == 1008
+
+
+async def test_a_worker_cannot_take_the_place_of_another(url, peer_of):
+    """H5: the id of a worker belongs to its subject; the same subject may begin anew, which ends the old session."""
+    identities = {"a" * 20: Identity("me"), "b" * 20: Identity("you")}
+    gateway = Gateway(url, authenticate=bearer_tokens(identities), config=LIMITS)
+    async with gateway, peer_of(gateway, "a" * 20) as first:
+        await first.register()
+        async with peer_of(gateway, "b" * 20) as thief:
+            await thief.say(Register(worker_id="w1", kinds=("resize",)))
+            assert (await thief.hear(Denied)).code == "permission_denied"
+        async with peer_of(gateway, "a" * 20) as second:
+            await second.register()
+            assert "another session" in (await first.ended())[1]
+            assert gateway.workers == 1
+
+
+NO_REGISTRATION = [
+    [Credit(0, 1)],
+    [Heartbeat()],
+    [Register(worker_id="w1", kinds=("resize",)), Credit(0, 1)],
+    [Register(worker_id="", kinds=("resize",))],
+    [Register(worker_id="w1")],
+    [Register(worker_id="w1", kinds=("a\x00b",))],
+    [Register(worker_id="w1", kinds=("resize",), node="x" * 1000)],
+    [Register(worker_id="w1", kinds=("resize",), concurrency=0)],
+    [Register(worker_id="w1", kinds=("resize",), holding=("",))],
+    [Register(worker_id="w1", kinds=("resize",), holding=tuple(map(str, range(5))))],
+]
+
+
+async def test_what_comes_instead_of_a_registration_ends_it(gateway, decent, peer_of):
+    """R1: nothing is served before a registration that makes sense, in a message of its own."""
+    async with gateway:
+        for frames in NO_REGISTRATION:
+            async with peer_of(gateway) as worker:
+                await worker.say(*frames)
+                assert await shut_out(worker)
+                assert not [frame for frame in worker.heard if isinstance(frame, RegisterAck)]
+        await decent()
+
+
+async def test_an_old_worker_is_told_which_versions_are_spoken(gateway, peer_of):
+    """R1: a version that both speak is chosen; without one the worker hears which there are."""
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            assert (await worker.register(versions=(99, 1))).version == 1
+        async with peer_of(gateway) as worker:
+            await worker.say(Register(worker_id="w1", versions=(0, 99), kinds=("resize",)))
+            assert await worker.hear(Denied) == Denied(
+                "version", "the gateway speaks version 1 of the protocol, and the worker none of these"
+            )
+
+
+async def test_who_never_registers_is_shut_out(gateway, decent, peer_of):
+    """R1: registration is bounded in time, and who only connects takes no place for long."""
+    async with gateway:
+        async with peer_of(gateway) as one, peer_of(gateway) as two, peer_of(gateway) as three:
+            await one.say_raw(b"\x90")  # no frame at all
+            async with peer_of(gateway) as late:
+                assert (await late.ended()) == (503, "this gateway serves 3 workers and takes no more: try again\n")
+            for worker in (one, two, three):
+                assert await shut_out(worker)
+        await decent()
+
+
+MALFORMED = [
+    b"",
+    b"\xc1",
+    b"\x91\x81\xa1t\xa7invented",
+    b"a text in bytes",
+    "a text",
+    b"\x91" * 9_000,
+    b"\x00" * 10_001,
+]
+
+
+async def test_a_malformed_message_ends_only_its_session(gateway, decent, storage, peer_of):
+    """R8: what cannot be understood, and what is too large, ends that session with a reason; its jobs are kept."""
+    (outcome,) = await storage.jobs.enqueue_bulk([EnqueueRequest("resize")])
+    async with gateway, peer_of(gateway) as patient:
+        await patient.register(worker_id="patient")
+        (task,) = await patient.tasks(1)
+        for message in MALFORMED:
+            async with peer_of(gateway) as worker:
+                await worker.register()
+                await worker.say_raw(message)
+                assert await shut_out(worker)
+        await decent()
+        await patient.finish(task)
+        assert (await storage.jobs.get(outcome.id)).state is JobState.SUCCEEDED
+
+
+LIES = [
+    Credit(1, 5),
+    Credit(0, -1),
+    Credit(-1, 5),
+    Credit(0, 2**40),
+    Register(worker_id="w1", kinds=("resize",)),
+    Heartbeat(("1", "2", "3", "4", "5")),
+    Heartbeat(("",)),
+    Heartbeat(state="\x00"),
+    Result("\x00"),
+    Result("x" * 1000),
+]
+
+
+async def test_a_lie_ends_the_session(gateway, decent, peer_of):
+    """R7: tasks never sent, negative or absurd credit, more leases than anybody can hold, ids that are none."""
+    async with gateway:
+        for lie in LIES:
+            async with peer_of(gateway) as worker:
+                await worker.register()
+                await worker.say(lie)
+                assert await shut_out(worker)
+        await decent()
+
+
+async def test_credit_is_capped(gateway, storage, peer_of):
+    """R7: whatever a worker asks for, it holds no more jobs than the gateway lets it."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await storage.jobs.enqueue_bulk([EnqueueRequest("resize")] * 5)
+        tasks = await worker.tasks(2, free=1000)
+        await worker.say(Credit(2, 1000), Heartbeat())
+        await worker.hear(HeartbeatAck)
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 3
+        await worker.finish(*tasks)
+        await worker.say(Credit(2, 1000))
+        await worker.hear(Task)
+
+
+async def test_a_stolen_lease_helps_nobody(gateway, storage, peer_of):
+    """Q1: a lease of another connected worker can neither be finished nor held by who has learnt its id."""
+    async with gateway, peer_of(gateway) as owner, peer_of(gateway) as thief:
+        await owner.register(worker_id="owner")
+        await thief.register(worker_id="thief")
+        (outcome,) = await storage.jobs.enqueue_bulk([EnqueueRequest("resize")])
+        (task,) = await owner.tasks(1)
+        await thief.say(Result(task.lease_id, b'"stolen"'), Heartbeat((task.lease_id,)))
+        assert (await thief.hear(ResultAck)).lost == (task.lease_id,)
+        assert (await thief.hear(HeartbeatAck)).lost == (task.lease_id,)
+        await owner.finish(task, outputs=b'"mine"')
+        assert (await storage.jobs.get(outcome.id)).result == "mine"
+
+
+async def test_who_reads_nothing_is_hung_up_on(gateway, decent, storage, peer_of, eventually):
+    """R7: a slow reader is given a bounded time, holds a bounded amount, and delays nobody."""
+    async with gateway:
+        async with peer_of(gateway, buffer=0) as worker:
+            await worker.register()
+            await worker.say(*[Heartbeat()] * 10)
+            await decent()
+            await eventually(lambda: gateway.workers == 0)
+        await decent()
+
+
+async def test_who_says_nothing_is_hung_up_on(gateway, decent, peer_of, caplog):
+    """R7: a half-open connection is found by the heartbeats that do not come."""
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            ack = await worker.register()
+            assert ack.heartbeat == pytest.approx(LIMITS.silence / 3)
+            with caplog.at_level(logging.CRITICAL):
+                assert await worker.ended() == (1001, "nothing was heard for 0.6 seconds")
+        await decent()
+
+
+async def test_who_shouts_is_read_slowly(gateway, decent, peer_of):
+    """R7: above its rate a worker is read no faster, whatever it sends, and others are served meanwhile."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        began = anyio.current_time()
+        for _ in range(100):
+            await worker.say(Heartbeat())
+        await decent()
+        for _ in range(100):
+            await worker.hear(HeartbeatAck)
+        assert anyio.current_time() - began > 0.9  # 50 at once, then 50 a second
+
+
+async def test_requests_are_bounded(gateway, decent, storage, peer_of):
+    """W7: who asks for too much at once hears that the store is busy, and may try again."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        (outcome,) = await storage.jobs.enqueue_bulk([EnqueueRequest("mail")])
+        call = AwaitResult(outcome.id)
+        await worker.say(*[Request(number, encode_call(call)) for number in range(5)])
+        busy = [await worker.hear(Reply) for _ in range(3)]
+        assert {reply.fault.kind for reply in busy} == {"StoreBusy"}
+        assert {reply.id for reply in busy} == {2, 3, 4}
+        await decent()
+
+
+async def test_a_nonsensical_request_fails_alone(gateway, decent, peer_of):
+    """R8: a call that nobody knows is answered with a fault, and the session goes on."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        for call in (b"\xa4what", b"\x81\xa4call\xa4what"):
+            await worker.say_raw(b"\x91\x83\xa1t\xa7request\xa2id\x07\xa4call" + call)
+            assert (await worker.hear(Reply)).fault is not None
+        await decent()
+
+
+async def test_other_protocols_are_told_what_is_spoken_here(gateway):
+    """H1: a plain HTTP request gets 426, and the lifespan of the gateway alone is served."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request"}
+
+    await gateway({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
+    assert sent[0]["status"] == 426
