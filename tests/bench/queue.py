@@ -20,9 +20,7 @@ import anyio
 import attrs
 
 from workerctx.queue import ClaimRequest, CompleteLease, EnqueueRequest, Storage, connect, new_id
-from workerctx.queue.sqlite.claiming import CANDIDATES, LEASE
-from workerctx.queue.sqlite.settling import COMPLETE
-from workerctx.queue.sqlite.transaction import ROWS
+from workerctx.queue.sqlite.statements import SQLITE
 
 PAYLOAD = {"text": "x" * 188}
 
@@ -131,17 +129,17 @@ def _raw_loop(path: Path) -> float:
     while True:
         claim_id = new_id()
         connection.execute("BEGIN IMMEDIATE")
-        found = json.loads(connection.execute(CANDIDATES, (1, groups, 100, 100)).fetchone()[0])
+        found = json.loads(connection.execute(SQLITE.candidates, (1, groups, 100, 100)).fetchone()[0])
         if not found:
             connection.execute("COMMIT")
             break
         numbers = json.dumps([seq for seq, _ in found])
-        connection.execute(LEASE, (1, claim_id, "bench", 2, 1, 1, numbers))
-        json.loads(connection.execute(ROWS, (1, numbers)).fetchone()[0])
+        connection.execute(SQLITE.lease, (1, claim_id, "bench", 2, 1, 1, numbers))
+        json.loads(connection.execute(SQLITE.job_rows, (1, numbers)).fetchone()[0])
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
         finished = json.dumps([[seq, claim_id, "null"] for seq, _ in found])
-        assert connection.execute(COMPLETE, (3, finished, 1)).rowcount == len(found)
+        assert connection.execute(SQLITE.complete, (3, finished, 1)).rowcount == len(found)
         connection.execute("COMMIT")
         done += len(found)
     connection.close()

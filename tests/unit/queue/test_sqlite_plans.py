@@ -2,64 +2,56 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 
 import pytest
 
-from workerctx.queue.sqlite import (
-    claiming,
-    enqueueing,
-    leases,
-    limits,
-    looking,
-    migrate,
-    schedules,
-    settling,
-    steering,
-    transaction,
-    workers,
-)
+from workerctx.queue.sqlite import migrate
+from workerctx.queue.sqlite.statements import SQLITE
 
 HOT = {
-    "promotion, is anything due": (claiming.ANY_DUE, "workerctx_jobs_due (grp=? AND state=? AND run_at<?)"),
-    "promotion": (claiming.PROMOTE, "workerctx_jobs_due (grp=? AND state=? AND run_at<?)"),
+    "promotion, is anything due": (SQLITE.any_due, "workerctx_jobs_due (grp=? AND state=? AND run_at<?)"),
+    "promotion": (SQLITE.promote, "workerctx_jobs_due (grp=? AND state=? AND run_at<?)"),
     "claim, the heads of the groups": (
-        claiming.CANDIDATES,
+        SQLITE.candidates,
         "h USING COVERING INDEX workerctx_jobs_ready (grp=? AND state=?)",
     ),
-    "claim, the rows": (claiming.CANDIDATES, "j USING INTEGER PRIMARY KEY"),
-    "claim, the lease": (claiming.LEASE, "workerctx_jobs USING INTEGER PRIMARY KEY"),
-    "claim, pauses": (claiming.PAUSED, "workerctx_pauses USING PRIMARY KEY"),
-    "reading rows": (transaction.ROWS, "j USING INTEGER PRIMARY KEY"),
-    "new groups": (transaction.GROUPS_SINCE, "workerctx_groups USING"),
-    "enqueue, the unique key": (enqueueing.BY_KEY, "workerctx_jobs_unique (ns=? AND unique_key=?)"),
-    "enqueue, an id": (enqueueing.BY_ID, "workerctx_jobs_id (ns=? AND id=?)"),
-    "complete": (settling.COMPLETE, "workerctx_jobs USING INTEGER PRIMARY KEY"),
-    "complete, who holds": (settling.HOLDING, "j USING INTEGER PRIMARY KEY"),
-    "other ends": (settling.WRITE_BACK, "workerctx_jobs USING INTEGER PRIMARY KEY"),
-    "reap, leases": (settling.EXPIRED_LEASES, "workerctx_jobs_leased (ns=? AND state=? AND lease_expires<?)"),
-    "reap, jobs": (settling.EXPIRED_JOBS, "workerctx_jobs_expiring (ns=? AND expires_at>? AND expires_at<?)"),
-    "is anything to reap": (looking.ANY_EXPIRED, "workerctx_jobs_leased (ns=? AND state=? AND lease_expires<?)"),
-    "is any job too late": (looking.ANY_EXPIRED, "workerctx_jobs_expiring (ns=? AND expires_at>? AND expires_at<?)"),
-    "is anybody waiting": (settling.ANY_OPEN, "INDEX workerctx_dependencies_open"),
-    "dependants": (settling.OPEN_CHILDREN, "d USING PRIMARY KEY (parent=?)"),
-    "dependants, done": (settling.CLOSE, "workerctx_dependencies USING PRIMARY KEY (parent=?)"),
-    "upstream outputs": (transaction.UPSTREAM, "workerctx_dependencies_child (child=?)"),
-    "renewal": (leases.RENEW, "workerctx_jobs USING INTEGER PRIMARY KEY"),
-    "renewal, what is held": (leases.HELD, "j USING INTEGER PRIMARY KEY"),
-    "runs begin": (leases.BEGIN_RUNS, "workerctx_jobs USING INTEGER PRIMARY KEY"),
-    "progress": (leases.SET_PROGRESS, "workerctx_jobs USING INTEGER PRIMARY KEY"),
-    "next due": (looking.NEXT_DUE, "workerctx_jobs_due (grp=? AND state=? AND run_at>?)"),
-    "prune": (steering.PRUNABLE, "workerctx_jobs_finished (ns=? AND state=? AND finished_at>? AND finished_at<?)"),
-    "a workflow's jobs": (steering.IN_WORKFLOW, "workerctx_jobs_workflow (ns=? AND workflow_id=?)"),
-    "rate limit": (limits.ACQUIRE, "workerctx_rate_limits USING PRIMARY KEY"),
-    "heartbeat": (workers.HEARTBEAT, "workerctx_workers USING PRIMARY KEY"),
-    "due schedules": (schedules.DUE, "workerctx_schedules USING PRIMARY KEY (ns=?)"),
+    "claim, the rows": (SQLITE.candidates, "j USING INTEGER PRIMARY KEY"),
+    "claim, the lease": (SQLITE.lease, "workerctx_jobs USING INTEGER PRIMARY KEY"),
+    "claim, pauses": (SQLITE.paused, "workerctx_pauses USING PRIMARY KEY"),
+    "reading rows": (SQLITE.job_rows, "j USING INTEGER PRIMARY KEY"),
+    "new groups": (SQLITE.groups_since, "workerctx_groups USING"),
+    "enqueue, the unique key": (SQLITE.holders, "workerctx_jobs_unique (ns=? AND unique_key=?)"),
+    "enqueue, an id": (SQLITE.known_jobs, "workerctx_jobs_id (ns=? AND id=?)"),
+    "enqueue, cancelled workflows": (SQLITE.cancelled_workflows, "w USING PRIMARY KEY (ns=? AND workflow_id=?)"),
+    "one job": (SQLITE.by_id, "workerctx_jobs_id (ns=? AND id=?)"),
+    "one unique key": (SQLITE.holder, "workerctx_jobs_unique (ns=? AND unique_key=?)"),
+    "complete": (SQLITE.complete, "workerctx_jobs USING INTEGER PRIMARY KEY"),
+    "complete, who holds": (SQLITE.holding, "j USING INTEGER PRIMARY KEY"),
+    "other ends": (SQLITE.write_back, "workerctx_jobs USING INTEGER PRIMARY KEY"),
+    "other ends, dependants": (SQLITE.unblock, "workerctx_jobs USING INTEGER PRIMARY KEY"),
+    "reap, leases": (SQLITE.expired_leases, "workerctx_jobs_leased (ns=? AND state=? AND lease_expires<?)"),
+    "reap, jobs": (SQLITE.expired_jobs, "workerctx_jobs_expiring (ns=? AND expires_at>? AND expires_at<?)"),
+    "is anything to reap": (SQLITE.any_expired, "workerctx_jobs_leased (ns=? AND state=? AND lease_expires<?)"),
+    "is any job too late": (SQLITE.any_expired, "workerctx_jobs_expiring (ns=? AND expires_at>? AND expires_at<?)"),
+    "is anybody waiting": (SQLITE.any_open, "INDEX workerctx_dependencies_open"),
+    "dependants": (SQLITE.open_children, "d USING PRIMARY KEY (parent=?)"),
+    "dependants, done": (SQLITE.close, "workerctx_dependencies USING PRIMARY KEY (parent=?)"),
+    "upstream outputs": (SQLITE.upstream, "workerctx_dependencies_child (child=?)"),
+    "renewal": (SQLITE.renew, "workerctx_jobs USING INTEGER PRIMARY KEY"),
+    "renewal, what is held": (SQLITE.held, "j USING INTEGER PRIMARY KEY"),
+    "runs begin": (SQLITE.begin_runs, "workerctx_jobs USING INTEGER PRIMARY KEY"),
+    "progress": (SQLITE.set_progress, "workerctx_jobs USING INTEGER PRIMARY KEY"),
+    "next due": (SQLITE.next_due, "workerctx_jobs_due (grp=? AND state=? AND run_at>?)"),
+    "prune": (SQLITE.prunable, "workerctx_jobs_finished (ns=? AND state=? AND finished_at>? AND finished_at<?)"),
+    "a workflow's jobs": (SQLITE.in_workflow, "workerctx_jobs_workflow (ns=? AND workflow_id=?)"),
+    "rate limit": (SQLITE.acquire, "workerctx_rate_limits USING PRIMARY KEY"),
+    "heartbeat": (SQLITE.heartbeat, "workerctx_workers USING PRIMARY KEY"),
+    "due schedules": (SQLITE.due_schedules, "workerctx_schedules USING PRIMARY KEY (ns=?)"),
     **{
         f"count, {index}": (statement, f"COVERING INDEX workerctx_jobs_{index}")
         for statement, index in zip(
-            looking.COUNT_WAITING + looking.COUNT_OTHERS,
+            SQLITE.count_waiting + SQLITE.count_others,
             ["ready", "due", "blocked", "leased", "finished"],
             strict=True,
         )
@@ -78,7 +70,7 @@ def database(request, tmp_path_factory):
              f"key{n}", "flow", "tenant", n if n % 4 == 2 else None, None, None, "null")
             for n in range(1, 2000)
         ]  # fmt: skip
-        connection.executemany(enqueueing.INSERT, rows)
+        connection.executemany(SQLITE.insert, rows)
         connection.execute("ANALYZE")
     yield connection
     connection.close()
@@ -96,7 +88,4 @@ def test_hot_statement_uses_its_index(database, name):
 
 def _parameters(statement):
     """Return as many parameters as the statement wants; their values do not matter for the plan."""
-    if ":" in statement:
-        return dict.fromkeys(re.findall(r":(\w+)", statement), 1)
-    numbered = [int(number) for number in re.findall(r"\?(\d)", statement)]
-    return [1] * (max(numbered) if numbered else statement.count("?"))
+    return [1] * statement.count("?")

@@ -25,8 +25,8 @@ from workerctx.errors import (
 from workerctx.queue import CompleteLease, EnqueueRequest, JobState, ReleaseLease, Workflow, connect
 from workerctx.queue.sqlite import connection as connection_module
 from workerctx.queue.sqlite import migrate
+from workerctx.queue.sqlite.ear import FALLBACK, _socket_folder
 from workerctx.queue.sqlite.schema import MIGRATIONS
-from workerctx.queue.sqlite.wakeups import FALLBACK, _socket_folder
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from workerctx.errors import InvalidRequest, SchemaError
+from workerctx.queue.sql.enqueueing import enqueue_all
+from workerctx.queue.sql.transaction import Groups
 from workerctx.queue.sqlite.connection import STORE_ID
-from workerctx.queue.sqlite.enqueueing import enqueue_all
 from workerctx.queue.sqlite.schema import version
-from workerctx.queue.sqlite.transaction import Groups, Transaction
+from workerctx.queue.sqlite.transaction import SqliteTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ class CallersTransaction:
             cursor.row_factory = None
             cursor.execute(TAKE_LOCK)
             # No groups are remembered: the caller may roll them back.
-            return enqueue_all(Transaction(cursor, self.ns, Groups(self.ns)), requests)
+            return enqueue_all(SqliteTransaction(cursor, self.ns, Groups()), requests)
         except sqlite3.Error as exc:
             raise self._database.explain(exc) from exc
 

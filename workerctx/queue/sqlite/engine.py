@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from workerctx.errors import QueueError
-from workerctx.queue.sqlite.transaction import Groups, Transaction
+from workerctx.queue.sql.merging import Step, steps
+from workerctx.queue.sql.transaction import Groups
+from workerctx.queue.sqlite.transaction import SqliteTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from workerctx.queue.broadcast import Broadcast
     from workerctx.queue.hand import Call
     from workerctx.queue.sqlite.connection import Database, FileConnection
-    from workerctx.queue.sqlite.wakeups import WakeupHub
-
-A = TypeVar("A")
-R = TypeVar("R")
-
-
-@attrs.frozen(eq=False)
-class Merging(Generic[A, R]):
-    """An operation of which many are done in one go.
-
-    Attributes:
-        argument: What this one is about.
-        rank: In a batch, lower ones go first; others than these go between enqueueing and claiming.
-    """
-
-    argument: A
-    rank: ClassVar[int] = 0
-
-    def __call__(self, tx: Transaction) -> R:
-        """Do this one by itself."""
-        (outcome,) = self.together(tx, [self.argument])
-        if isinstance(outcome, QueueError):
-            raise outcome
-        return outcome
-
-    @classmethod
-    def together(cls, tx: Transaction, arguments: Sequence[A]) -> Sequence[R | QueueError]:
-        """Do all of them; one that fails does so alone, with its error in its place."""
-        raise NotImplementedError
-
-
-SINGLE_RANK: Final = 2
+    from workerctx.queue.sqlite.ear import SqliteHub
 
 
 @attrs.define(eq=False)
@@ -57,13 +28,13 @@ class Writer:
     _database: Database
     _ns: int
     _broadcast: Broadcast
-    _hub: WakeupHub
+    _hub: SqliteHub
     _connection: FileConnection = attrs.field(init=False)
     _groups: Groups = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._connection = self._database.connect()
-        self._groups = Groups(self._ns)
+        self._groups = Groups()
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls in one transaction, then publish what happened."""
@@ -72,7 +43,7 @@ class Writer:
             tx = self._commit(calls)
         except BaseException as exc:
             # Groups that were added are not there after all.
-            self._groups = Groups(self._ns)
+            self._groups = Groups()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(exc, sqlite3.Error):
@@ -80,8 +51,8 @@ class Writer:
             raise
         if tx.events:
             self._broadcast.publish(tx.events)
-        if tx.ready or tx.finished:
-            self._hub.tell(tx.ready, finished=tx.finished)
+        if tx.news is not None:
+            self._hub.tell(tx.news)
 
     def interrupt(self) -> None:
         """Make a statement that is under way fail."""
@@ -91,16 +62,16 @@ class Writer:
         """Close the connection."""
         self._connection.close()
 
-    def _commit(self, calls: Sequence[Call[Any]]) -> Transaction:
+    def _commit(self, calls: Sequence[Call[Any]]) -> SqliteTransaction:
         cursor = self._connection.cursor()
         cursor.execute("BEGIN IMMEDIATE")
-        tx = Transaction(cursor, self._ns, self._groups, listening=bool(self._broadcast))
-        for step in _steps(calls):
+        tx = SqliteTransaction(cursor, self._ns, self._groups, listening=bool(self._broadcast))
+        for step in steps(calls):
             self._guarded(tx, step)
         cursor.execute("COMMIT")
         return tx
 
-    def _guarded(self, tx: Transaction, step: _Step) -> None:
+    def _guarded(self, tx: SqliteTransaction, step: Step) -> None:
         """Do a step so that its failure leaves no trace and spares the other steps."""
         told = len(tx.events)
         tx.cursor.execute("SAVEPOINT step")
@@ -112,7 +83,7 @@ class Writer:
             tx.cursor.execute("ROLLBACK TO step")
             tx.cursor.execute("RELEASE step")
             del tx.events[told:]
-            tx.groups = self._groups = Groups(self._ns)
+            tx.groups = self._groups = Groups()
             error = self._database.explain(exc) if isinstance(exc, sqlite3.Error) else exc
             step.fail(error)
         else:
@@ -131,7 +102,7 @@ class Reader:
     def __attrs_post_init__(self) -> None:
         self._connection = self._database.connect()
         self._connection.execute("PRAGMA query_only = 1")
-        self._groups = Groups(self._ns)
+        self._groups = Groups()
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls on one snapshot."""
@@ -139,7 +110,7 @@ class Reader:
         cursor = self._connection.cursor()
         try:
             cursor.execute("BEGIN")
-            tx = Transaction(cursor, self._ns, self._groups)
+            tx = SqliteTransaction(cursor, self._ns, self._groups)
             for call in calls:
                 try:
                     call.result = call.operation(tx)
@@ -158,46 +129,3 @@ class Reader:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
-
-
-@attrs.frozen(eq=False)
-class _Step:
-    """Calls that are done together."""
-
-    calls: Sequence[Call[Any]]
-    merging: type[Merging[Any, Any]] | None = None
-
-    def do(self, tx: Transaction) -> None:
-        if self.merging is None:
-            (call,) = self.calls
-            call.result = call.operation(tx)
-            return
-        outcomes = self.merging.together(tx, [call.operation.argument for call in self.calls])
-        for call, outcome in zip(self.calls, outcomes, strict=True):
-            if isinstance(outcome, QueueError):
-                call.error = outcome
-            else:
-                call.result = outcome
-
-    def fail(self, error: BaseException) -> None:
-        for call in self.calls:
-            call.result, call.error = None, error
-
-
-def _steps(calls: Sequence[Call[Any]]) -> Iterator[_Step]:
-    """Group calls that merge. All of them are under way at the same time, so any order between them is right."""
-    merged: dict[type[Merging[Any, Any]], list[Call[Any]]] = {}
-    single: list[_Step] = []
-    for call in calls:
-        if _merges(call.operation):
-            merged.setdefault(type(call.operation), []).append(call)
-        else:
-            single.append(_Step([call]))
-    kinds = sorted(merged, key=lambda kind: kind.rank)
-    yield from (_Step(merged[kind], kind) for kind in kinds if kind.rank < SINGLE_RANK)
-    yield from single
-    yield from (_Step(merged[kind], kind) for kind in kinds if kind.rank > SINGLE_RANK)
-
-
-def _merges(operation: object) -> TypeGuard[Merging[Any, Any]]:
-    return isinstance(operation, Merging)

@@ -9,8 +9,9 @@ import attrs
 
 from workerctx.errors import StoreUnavailable
 from workerctx.queue.finish import check_ttl
-from workerctx.queue.sqlite.leases import renew
-from workerctx.queue.sqlite.transaction import Groups, Transaction
+from workerctx.queue.sql.leases import renew
+from workerctx.queue.sql.transaction import Groups
+from workerctx.queue.sqlite.transaction import SqliteTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ class SqliteRenewer:
             self._database.check_file(connection)
             cursor = connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
-            renewed = renew(Transaction(cursor, self._ns, Groups(self._ns)), lease_ids, extend_by)
+            renewed = renew(SqliteTransaction(cursor, self._ns, Groups()), lease_ids, extend_by)
             cursor.execute("COMMIT")
         except (sqlite3.Error, StoreUnavailable) as exc:
             # A connection that failed is not trusted again; the next renewal opens another one.

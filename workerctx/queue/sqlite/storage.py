@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
@@ -14,22 +13,22 @@ import attrs
 from workerctx.errors import InvalidRequest, StoreClosed
 from workerctx.queue.batching import Batcher
 from workerctx.queue.broadcast import Broadcast
-from workerctx.queue.sql import to_micros
+from workerctx.queue.sql.jobs import SqlJobs
+from workerctx.queue.sql.limits import SqlRateLimits
+from workerctx.queue.sql.rows import to_micros
+from workerctx.queue.sql.schedules import SqlSchedules
+from workerctx.queue.sql.workers import SqlWorkers
 from workerctx.queue.sqlite.callers import CallersTransaction
 from workerctx.queue.sqlite.connection import STORE_ID, Database
+from workerctx.queue.sqlite.ear import SqliteHub
 from workerctx.queue.sqlite.engine import Reader, Writer
-from workerctx.queue.sqlite.jobs import SqliteJobs
-from workerctx.queue.sqlite.limits import SqliteRateLimits
 from workerctx.queue.sqlite.renewer import SqliteRenewer
-from workerctx.queue.sqlite.schedules import SqliteSchedules
-from workerctx.queue.sqlite.wakeups import WakeupHub
-from workerctx.queue.sqlite.workers import SqliteWorkers
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from workerctx.queue.connect import StoreURL
-    from workerctx.queue.sqlite.transaction import Transaction
+    from workerctx.queue.sql.transaction import Transaction
 
 ADD_NAMESPACE: Final = "INSERT OR IGNORE INTO workerctx_namespaces (name) VALUES (?)"
 FIND_NAMESPACE: Final = "SELECT ns FROM workerctx_namespaces WHERE name = ?"
@@ -70,27 +69,27 @@ class SqliteStorage:
     namespace: str
     _database: Database = attrs.field(alias="database")
     _broadcast: Broadcast = attrs.field(factory=Broadcast, init=False)
-    _hub: WakeupHub = attrs.field(init=False)
+    _hub: SqliteHub = attrs.field(init=False)
     _writer: Batcher[Transaction] = attrs.field(init=False)
     _reader: Batcher[Transaction] = attrs.field(init=False)
     _callers: CallersTransaction = attrs.field(init=False)
-    jobs: SqliteJobs = attrs.field(init=False)
-    rate_limits: SqliteRateLimits = attrs.field(init=False)
-    workers: SqliteWorkers = attrs.field(init=False)
-    schedules: SqliteSchedules = attrs.field(init=False)
+    jobs: SqlJobs = attrs.field(init=False)
+    rate_limits: SqlRateLimits = attrs.field(init=False)
+    workers: SqlWorkers = attrs.field(init=False)
+    schedules: SqlSchedules = attrs.field(init=False)
     _ns: int | None = attrs.field(default=None, init=False)
     _opened: Database = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._opened = self._database
-        self._hub = WakeupHub(self._database, self.namespace)
+        self._hub = SqliteHub(self._database, self.namespace)
         self._writer = Batcher(self._make_writer, "workerctx-sqlite-writer")
         self._reader = Batcher(self._make_reader, "workerctx-sqlite-reader")
         self._callers = CallersTransaction(self._database)
-        self.jobs = SqliteJobs(self._writer, self._reader, self._broadcast, self._hub, self._callers)
-        self.rate_limits = SqliteRateLimits(self._writer, self._reader)
-        self.workers = SqliteWorkers(self._writer, self._reader)
-        self.schedules = SqliteSchedules(self._writer, self._reader)
+        self.jobs = SqlJobs(self._writer, self._reader, self._broadcast, self._hub, self._callers)
+        self.rate_limits = SqlRateLimits(self._writer, self._reader)
+        self.workers = SqlWorkers(self._writer, self._reader)
+        self.schedules = SqlSchedules(self._writer, self._reader)
 
     async def __aenter__(self) -> Self:
         if self._ns is not None:
@@ -124,8 +123,12 @@ class SqliteStorage:
         """Move the clock of this file forward, for everyone who uses it."""
         if not 0 <= seconds < float("inf"):
             raise InvalidRequest(f"a clock moves forward by 0 or more seconds, not by {seconds}")
-        await self._writer.call(lambda tx: tx.run(MOVE_CLOCK, to_micros(seconds)))
-        await anyio.to_thread.run_sync(partial(self._hub.tell, None, finished=True))
+
+        def do(tx: Transaction) -> None:
+            tx.run(MOVE_CLOCK, to_micros(seconds))
+            tx.everyone = tx.finished = True
+
+        await self._writer.call(do)
 
     def _open(self) -> None:
         self._database.prepare()

@@ -1,20 +1,19 @@
-"""The job queue in a SQLite file: each call is an operation, handed to the thread that writes or reads."""
+"""The job queue of a SQL store: each call is an operation, handed to the thread that writes or reads."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import anyio
 import attrs
 
 from workerctx.queue.finish import ReleaseLease
 from workerctx.queue.skeleton import JobQueueSkeleton
-from workerctx.queue.sql import optional_micros, to_micros
-from workerctx.queue.sqlite import leases, looking, settling, steering
-from workerctx.queue.sqlite.claiming import Claim, claim
-from workerctx.queue.sqlite.enqueueing import Enqueue, enqueue_all
-from workerctx.queue.sqlite.settling import REAPED_AT_ONCE, FinishOne, finish_all
+from workerctx.queue.sql import leases, looking, settling, steering
+from workerctx.queue.sql.claiming import Claim, claim
+from workerctx.queue.sql.enqueueing import Enqueue, enqueue_all
+from workerctx.queue.sql.rows import optional_micros, to_micros
+from workerctx.queue.sql.settling import REAPED_AT_ONCE, FinishOne, finish_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
@@ -29,15 +28,22 @@ if TYPE_CHECKING:
     from workerctx.queue.model import Claimed, EnqueueOutcome, JobPage, JobState, Lease, QueuedJob, QueueInfo, Renewed
     from workerctx.queue.request import EnqueueRequest
     from workerctx.queue.skeleton import JobFilter
-    from workerctx.queue.sqlite.callers import CallersTransaction
-    from workerctx.queue.sqlite.transaction import Transaction
-    from workerctx.queue.sqlite.wakeups import WakeupHub
+    from workerctx.queue.sql.transaction import Transaction
     from workerctx.queue.turns import ClaimOrder
+    from workerctx.queue.waking import WakeupHub
+
+
+class CallersTransaction(Protocol):
+    """Enqueues on a connection that belongs to somebody else."""
+
+    def enqueue(self, connection: Any, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
+        """Add jobs that are there once the connection's owner commits."""
+        ...
 
 
 @attrs.define(eq=False)
-class SqliteJobs(JobQueueSkeleton):
-    """`JobQueue` in a SQLite file; see there for what each method promises."""
+class SqlJobs(JobQueueSkeleton):
+    """`JobQueue` in tables; see there for what each method promises."""
 
     _writer: Batcher[Transaction]
     _reader: Batcher[Transaction]
@@ -180,7 +186,14 @@ class SqliteJobs(JobQueueSkeleton):
 
     async def wake(self, queue: str | None = None) -> None:
         """Wake who waits for jobs."""
-        await anyio.to_thread.run_sync(self._hub.tell, None if queue is None else (queue,))
+
+        def do(tx: Transaction) -> None:
+            if queue is None:
+                tx.everyone = True
+            else:
+                tx.ready.add(queue)
+
+        await self._writer.call(do)
 
 
 def _give_back(claimed: Sequence[Claimed]) -> Callable[[Transaction], object] | None:

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from workerctx.errors import InvalidRequest, Throttled, UnknownScope
 from workerctx.queue.limits import Granted, RateLimit
-from workerctx.queue.sql import MICROSECONDS, to_micros
+from workerctx.queue.sql.rows import MICROSECONDS, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workerctx.queue.batching import Batcher
-    from workerctx.queue.sqlite.transaction import Transaction
-
-CONFIGURE: Final = (
-    "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (ns, scope) DO UPDATE SET capacity = excluded.capacity, per = excluded.per"
-)
-ACQUIRE: Final = (
-    "UPDATE workerctx_rate_limits SET tat = max(tat, :now) + CAST(:amount * per * 1000000 / capacity AS INTEGER) "
-    "WHERE ns = :ns AND scope = :scope "
-    "AND max(tat, :now) + CAST(:amount * per * 1000000 / capacity AS INTEGER) <= :now + per * 1000000"
-)
-DRAIN: Final = (
-    "UPDATE workerctx_rate_limits "
-    "SET tat = max(tat, ? + ? + CAST(per * 1000000 * (capacity - 1) / capacity AS INTEGER)) "
-    "WHERE ns = ? AND scope = ?"
-)
-FIND: Final = "SELECT capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? AND scope = ?"
-LIST: Final = "SELECT scope, capacity, per FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
+    from workerctx.queue.sql.transaction import Transaction
 
 
 def acquire(tx: Transaction, scope: str, amount: int) -> Granted | Throttled:
@@ -39,10 +22,9 @@ def acquire(tx: Transaction, scope: str, amount: int) -> Granted | Throttled:
         UnknownScope: Nobody configured the limit.
         InvalidRequest: More than its capacity is asked for, which it can never give.
     """
-    taken = tx.cursor.execute(ACQUIRE, {"now": tx.now, "amount": amount, "ns": tx.ns, "scope": scope}).rowcount
-    if taken:
+    if tx.run(tx.sql.acquire, tx.now, amount, tx.ns, scope, tx.now, amount, tx.now):
         return Granted(scope)
-    found = tx.row(FIND, tx.ns, scope)
+    found = tx.row(tx.sql.find_limit, tx.ns, scope)
     if found is None:
         raise UnknownScope(scope)
     capacity, per, tat = found
@@ -58,35 +40,37 @@ def drain(tx: Transaction, scope: str, retry_after: float) -> None:
     Raises:
         UnknownScope: Nobody configured the limit.
     """
-    if not tx.run(DRAIN, tx.now, to_micros(retry_after), tx.ns, scope):
+    if not tx.run(tx.sql.drain, tx.now + to_micros(retry_after), tx.ns, scope):
         raise UnknownScope(scope)
 
 
-class SqliteRateLimits:
-    """`RateLimits` in a SQLite file."""
+class SqlRateLimits:
+    """`RateLimits` in a table; see there for what each method promises."""
 
     def __init__(self, writer: Batcher[Transaction], reader: Batcher[Transaction]) -> None:
         self._writer = writer
         self._reader = reader
 
     async def configure(self, scope: str, *, capacity: int, per: float) -> None:
-        """Do `RateLimits.configure`."""
+        """Set a limit."""
         limit = RateLimit(scope, capacity, per)
-        await self._writer.call(lambda tx: tx.run(CONFIGURE, tx.ns, limit.scope, limit.capacity, limit.per, 0))
+        await self._writer.call(
+            lambda tx: tx.run(tx.sql.configure_limit, tx.ns, limit.scope, limit.capacity, limit.per)
+        )
 
     async def acquire(self, scope: str, *, amount: int = 1) -> Granted | Throttled:
-        """Do `RateLimits.acquire`."""
+        """Take some, or learn how long to wait."""
         if amount < 1:
             raise InvalidRequest(f"acquire at least 1, not {amount}")
         return await self._writer.call(lambda tx: acquire(tx, scope, amount))
 
     async def drain(self, scope: str, *, retry_after: float) -> None:
-        """Do `RateLimits.drain`."""
+        """Let nobody acquire for a while."""
         if not 0 <= retry_after < float("inf"):
             raise InvalidRequest(f"retry_after must be 0 or more seconds, got {retry_after}")
         await self._writer.call(lambda tx: drain(tx, scope, retry_after))
 
     async def list(self) -> Sequence[RateLimit]:
-        """Do `RateLimits.list`."""
-        rows = await self._reader.call(lambda tx: tx.rows(LIST, tx.ns))
+        """Return the limits, by scope."""
+        rows = await self._reader.call(lambda tx: tx.rows(tx.sql.list_limits, tx.ns))
         return [RateLimit(*row) for row in rows]

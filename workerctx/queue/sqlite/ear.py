@@ -15,20 +15,19 @@ import sqlite3
 import stat
 import tempfile
 import threading
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import anyio
 import attrs
 import msgspec
 
 from workerctx.errors import QueueError
-from workerctx.lifecycle.latch import Latch
 from workerctx.queue.ids import new_id
+from workerctx.queue.waking import EVERYTHING, Ear, News, WakeupHub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+    from collections.abc import Callable
 
     from workerctx.queue.sqlite.connection import Database, FileConnection
 
@@ -38,132 +37,44 @@ FALLBACK: Final = 0.5
 _LARGEST_DATAGRAM: Final = 8192
 _HAS_SOCKETS: Final = hasattr(socket, "AF_UNIX") and hasattr(os, "getuid")
 
-
-class News(msgspec.Struct, frozen=True):
-    """What a commit tells.
-
-    Attributes:
-        queues: In which something may have become claimable; None for any.
-        finished: Whether jobs have finished.
-    """
-
-    queues: tuple[str, ...] | None = ()
-    finished: bool = False
-
-
-_EVERYTHING: Final = News(None, finished=True)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(News).decode
 
 
 @attrs.define(eq=False)
-class SqliteWakeups:
-    """One waiter; see `Wakeups`.
-
-    Args:
-        queues: The queues it is about; None for all.
-        finished: Whether finished jobs wake it.
-        next_due: Returns the seconds until the next scheduled job of its queues is due, if there is one.
-    """
-
-    queues: frozenset[str] | None
-    finished: bool
-    _next_due: Callable[[], Awaitable[float | None]]
-    _rung: bool = attrs.field(default=False, init=False)
-    _latch: Latch = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._latch = Latch(lambda: self._rung)
-
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
-        if not self._rung and (self.queues is None or self.queues):
-            due = await self._next_due()
-            if due is not None and (timeout is None or due < timeout):
-                timeout = due
-        with anyio.move_on_after(timeout):
-            await self._latch.wait()
-        rung, self._rung = self._rung, False
-        return rung
-
-    def hear(self, news: News) -> None:
-        """End the current wait, or the next one, if the news concern this waiter.
-
-        Threads: any.
-        """
-        if (news.finished and self.finished) or (
-            news.queues is None or (news.queues and (self.queues is None or not self.queues.isdisjoint(news.queues)))
-        ):
-            self._rung = True
-            self._latch.wake()
-
-
-@attrs.define(eq=False)
-class WakeupHub:
+class SqliteHub(WakeupHub):
     """The waiters of one Storage, its socket, and the way to the sockets of others."""
 
     _database: Database
     _namespace: str
-    _waiters: tuple[SqliteWakeups, ...] = attrs.field(default=(), init=False)
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _folder: Path | None = attrs.field(default=None, init=False)
-    _ear: _Ear | None = attrs.field(default=None, init=False)
+    _name: str = attrs.field(factory=lambda: f"{new_id()[-12:]}.sock", init=False)
 
     def open(self) -> None:
         """Find the folder of the sockets."""
         if _HAS_SOCKETS:
             self._folder = _socket_folder(self._database.path, self._namespace)
 
-    def close(self) -> None:
-        """Stop listening."""
-        with self._lock:
-            ear, self._ear = self._ear, None
-        if ear is not None:
-            ear.close()
-
-    @asynccontextmanager
-    async def wait_for(
-        self, queues: frozenset[str] | None, *, finished: bool, next_due: Callable[[], Awaitable[float | None]]
-    ) -> AsyncGenerator[SqliteWakeups]:
-        """Yield a waiter."""
-        waiter = SqliteWakeups(queues, finished, next_due)
-        with self._lock:
-            self._waiters = (*self._waiters, waiter)
-            ear = self._ear
-            if ear is None:
-                ear = self._ear = _Ear(self._database, self._folder, self._hear)
-        try:
-            # Once the socket listens nothing is missed; a waiter's owner looks for work before it first waits.
-            await anyio.to_thread.run_sync(ear.ready.wait)
-            yield waiter
-        finally:
-            with self._lock:
-                self._waiters = tuple(other for other in self._waiters if other is not waiter)
-
-    def tell(self, queues: Collection[str] | None, *, finished: bool = False) -> None:
-        """Wake who waits for one of these queues (None: any), or for jobs to finish, here and elsewhere.
+    def tell(self, news: News) -> None:
+        """Wake the waiters that the news concern, here and elsewhere.
 
         Threads: any.
         """
-        news = News(None if queues is None else tuple(queues), finished)
-        self._hear(news)
+        self.hear(news)
         if self._folder is not None:
-            own = self._ear.name if self._ear is not None else None
-            _send(self._folder, own, news)
+            _send(self._folder, self._name, news)
 
-    def _hear(self, news: News) -> None:
-        for waiter in self._waiters:
-            waiter.hear(news)
+    def _listen(self) -> Ear:
+        return _Ear(self._database, None if self._folder is None else self._folder / self._name, self.hear)
 
 
 class _Ear:
     """The thread that listens for datagrams and, now and then, looks at the change counter."""
 
-    def __init__(self, database: Database, folder: Path | None, hear: Callable[[News], None]) -> None:
-        self.name = f"{new_id()[-12:]}.sock"
+    def __init__(self, database: Database, path: Path | None, hear: Callable[[News], None]) -> None:
         self.ready = threading.Event()
         self._database = database
-        self._path = None if folder is None else folder / self.name
+        self._path = path
         self._hear = hear
         self._connection: FileConnection | None = None
         self._version = 0
@@ -195,7 +106,7 @@ class _Ear:
                 if listener is not None and listener in ready:
                     self._receive(listener)
                 elif self._has_changed():
-                    self._hear(_EVERYTHING)
+                    self._hear(EVERYTHING)
 
     def _has_changed(self) -> bool:
         """Look at the change counter, which tells of every commit by another connection; True if it cannot be seen."""
@@ -238,7 +149,7 @@ class _Ear:
             except BlockingIOError:
                 break
             except msgspec.MsgspecError:
-                news = _EVERYTHING
+                news = EVERYTHING
             if news.queues is None:
                 self._hear(news)
             else:
@@ -247,7 +158,7 @@ class _Ear:
         self._hear(News(tuple(queues), finished))
 
 
-def _send(folder: Path, own: str | None, news: News) -> None:
+def _send(folder: Path, own: str, news: News) -> None:
     try:
         paths = [path for path in folder.iterdir() if path.name != own]
     except OSError:

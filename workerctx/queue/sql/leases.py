@@ -6,35 +6,25 @@ from typing import TYPE_CHECKING, Final
 
 from workerctx.errors import LeaseExpired, LeaseLost
 from workerctx.queue.model import CancelReason, Lease, Renewed
-from workerctx.queue.sql import MICROSECONDS, lease_id, lease_pairs, split_lease, to_lease, to_micros
+from workerctx.queue.sql.rows import MICROSECONDS, lease_id, lease_pairs, split_lease, to_lease, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from workerctx.queue.sqlite.transaction import Transaction
+    from workerctx.queue.sql.transaction import Transaction
 
 _OWN: Final = (
     "FROM json_each(?) l WHERE workerctx_jobs.seq = json_extract(l.value, '$[0]') "
     "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') "
     "AND workerctx_jobs.state = 'running' AND +workerctx_jobs.ns = ?"
 )
-RENEW: Final = f"UPDATE workerctx_jobs SET lease_expires = ? {_OWN} AND lease_expires >= ?"  # noqa: S608 - constants
-BEGIN_RUNS: Final = f"UPDATE workerctx_jobs SET began = 1, attempt = attempt + 1 {_OWN} AND began = 0"  # noqa: S608 - constants
-HELD: Final = (
-    "SELECT json_group_array(json_array(j.seq, j.claim_id, j.cancel)) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
-    "WHERE j.seq = json_extract(l.value, '$[0]') AND j.claim_id = json_extract(l.value, '$[1]') "
-    "AND j.state = 'running' AND +j.ns = ? AND j.lease_expires >= ?"
-)
-SET_PROGRESS: Final = (
-    "UPDATE workerctx_jobs SET progress = ? WHERE seq = ? AND claim_id = ? AND state = 'running' AND +ns = ?"
-)
 
 
 def renew(tx: Transaction, leases: Sequence[str], extend_by: float) -> Renewed:
     """Let leases run for ``extend_by`` seconds from now; those that ran out are lost."""
     pairs = lease_pairs(leases)
-    tx.run(RENEW, tx.now + to_micros(extend_by), pairs, tx.ns, tx.now)
-    held = {lease_id(claim, seq): cancel for seq, claim, cancel in tx.array(HELD, pairs, tx.ns, tx.now)}
+    tx.run(tx.sql.renew, tx.now + to_micros(extend_by), pairs, tx.ns, tx.now)
+    held = {lease_id(claim, seq): cancel for seq, claim, cancel in tx.array(tx.sql.held, pairs, tx.ns, tx.now)}
     return Renewed(
         lost=tuple(lease for lease in leases if lease not in held),
         cancelled={lease: CancelReason(reason) for lease, reason in held.items() if reason is not None},
@@ -56,14 +46,14 @@ def renew_one(tx: Transaction, lease: str, extend_by: float) -> Lease:
     if row.lease_expires < tx.now:
         raise LeaseExpired(lease)
     row.lease_expires = tx.now + to_micros(extend_by)
-    tx.run(RENEW, row.lease_expires, lease_pairs([lease]), tx.ns, tx.now)
+    tx.run(tx.sql.renew, row.lease_expires, lease_pairs([lease]), tx.ns, tx.now)
     granted = to_lease(row, extend_by)
     return Lease(granted.id, granted.job_id, granted.worker_id, tx.seconds, extend_by, row.lease_expires / MICROSECONDS)
 
 
 def begin_runs(tx: Transaction, leases: Iterable[str]) -> None:
     """Note that runs have begun, so that a crash uses up an attempt."""
-    tx.run(BEGIN_RUNS, lease_pairs(leases), tx.ns)
+    tx.run(tx.sql.begin_runs, lease_pairs(leases), tx.ns)
 
 
 def set_progress(tx: Transaction, lease: str, progress: str) -> None:
@@ -73,5 +63,5 @@ def set_progress(tx: Transaction, lease: str, progress: str) -> None:
         LeaseLost: The lease does not hold the job any more.
     """
     claim_id, seq = split_lease(lease)
-    if not tx.run(SET_PROGRESS, progress, seq, claim_id, tx.ns):
+    if not tx.run(tx.sql.set_progress, progress, seq, claim_id, tx.ns):
         raise LeaseLost(lease)

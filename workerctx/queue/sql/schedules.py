@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,31 +11,15 @@ from workerctx.queue.model import OnParentFailure  # noqa: TC001 - msgspec reads
 from workerctx.queue.request import EnqueueRequest
 from workerctx.queue.retry import Backoff  # noqa: TC001 - msgspec reads the annotations
 from workerctx.queue.schedule import Fired, Misfire, Schedule
-from workerctx.queue.sql import MICROSECONDS, as_backoff, json_text, optional_micros, optional_seconds, to_micros
-from workerctx.queue.sqlite.enqueueing import enqueue_all
+from workerctx.queue.sql.enqueueing import enqueue_all
+from workerctx.queue.sql.rows import MICROSECONDS, as_backoff, json_text, optional_micros, optional_seconds, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workerctx.queue.batching import Batcher
     from workerctx.queue.model import EnqueueOutcome
-    from workerctx.queue.sqlite.transaction import Transaction
-
-PUT: Final = (
-    "INSERT OR REPLACE INTO workerctx_schedules (ns, name, enabled, definition, next_fire_at, last_fired_at) "
-    "VALUES (?, ?, ?, ?, ?, ?)"
-)
-_COLUMNS: Final = "name, enabled, definition, next_fire_at, last_fired_at"
-GET: Final = f"SELECT {_COLUMNS} FROM workerctx_schedules WHERE ns = ? AND name = ?"  # noqa: S608 - constants
-LIST: Final = f"SELECT {_COLUMNS} FROM workerctx_schedules WHERE ns = ? ORDER BY name"  # noqa: S608 - constants
-DUE: Final = f"SELECT {_COLUMNS} FROM workerctx_schedules WHERE ns = ? AND enabled AND next_fire_at <= ? ORDER BY name"  # noqa: S608 - constants
-NEXT: Final = "SELECT min(next_fire_at) FROM workerctx_schedules WHERE ns = ? AND enabled"
-ADVANCE: Final = (
-    "UPDATE workerctx_schedules SET next_fire_at = ?, last_fired_at = coalesce(?, last_fired_at) "
-    "WHERE ns = ? AND name = ? AND next_fire_at = ? AND enabled"
-)
-ENABLE: Final = "UPDATE workerctx_schedules SET enabled = ?, next_fire_at = ? WHERE ns = ? AND name = ?"
-DELETE: Final = "DELETE FROM workerctx_schedules WHERE ns = ? AND name = ?"
+    from workerctx.queue.sql.transaction import Transaction
 
 
 class _Template(msgspec.Struct, omit_defaults=True):
@@ -71,8 +55,8 @@ class _Definition(msgspec.Struct, omit_defaults=True):
 _decode = msgspec.json.Decoder(_Definition).decode
 
 
-class SqliteSchedules:
-    """`Schedules` in a SQLite file; see there for what each method promises."""
+class SqlSchedules:
+    """`Schedules` in a table; see there for what each method promises."""
 
     def __init__(self, writer: Batcher[Transaction], reader: Batcher[Transaction]) -> None:
         self._writer = writer
@@ -85,27 +69,27 @@ class SqliteSchedules:
 
     async def get(self, name: str) -> Schedule:
         """Return a schedule."""
-        return await self._reader.call(lambda tx: _find(tx, name))
+        return await self._reader.call(lambda tx: _find(tx, tx.sql.get_schedule, name))
 
     async def list(self) -> Sequence[Schedule]:
         """Return the schedules, by name."""
-        return await self._reader.call(lambda tx: [_schedule(row) for row in tx.rows(LIST, tx.ns)])
+        return await self._reader.call(lambda tx: [_schedule(row) for row in tx.rows(tx.sql.list_schedules, tx.ns)])
 
     async def enable(self, name: str, *, enabled: bool = True) -> None:
         """Switch a schedule on or off."""
 
         def do(tx: Transaction) -> None:
-            schedule = _find(tx, name)
+            schedule = _find(tx, tx.sql.hold_schedule, name)
             next_fire_at = schedule.next_fire_at
             if enabled and not schedule.enabled:
                 next_fire_at = schedule.next_after(tx.seconds)
-            tx.run(ENABLE, enabled, optional_micros(next_fire_at), tx.ns, name)
+            tx.run(tx.sql.enable_schedule, int(enabled), optional_micros(next_fire_at), tx.ns, name)
 
         await self._writer.call(do)
 
     async def delete(self, name: str) -> None:
         """Remove a schedule."""
-        await self._writer.call(lambda tx: tx.run(DELETE, tx.ns, name))
+        await self._writer.call(lambda tx: tx.run(tx.sql.delete_schedule, tx.ns, name))
 
     async def fire_due(self) -> Fired:
         """Enqueue a job for each tick that is due."""
@@ -117,15 +101,15 @@ class SqliteSchedules:
 
 
 def _put(tx: Transaction, schedule: Schedule, definition: str) -> None:
-    row = tx.row(GET, tx.ns, schedule.name)
+    row = tx.row(tx.sql.hold_schedule, tx.ns, schedule.name)
     old = None if row is None else _schedule(row)
     keeps_time = old is not None and old.enabled and _timing(old) == _timing(schedule)
     next_fire_at = old.next_fire_at if old is not None and keeps_time else schedule.next_after(tx.seconds)
     tx.run(
-        PUT,
+        tx.sql.put_schedule,
         tx.ns,
         schedule.name,
-        schedule.enabled,
+        int(schedule.enabled),
         definition,
         optional_micros(next_fire_at),
         None if old is None else optional_micros(old.last_fired_at),
@@ -133,18 +117,18 @@ def _put(tx: Transaction, schedule: Schedule, definition: str) -> None:
 
 
 def _next_due(tx: Transaction) -> float | None:
-    moment = tx.value(NEXT, tx.ns)
+    moment = tx.value(tx.sql.next_schedule, tx.ns)
     return None if moment is None else max(0.0, (moment - tx.now) / MICROSECONDS)
 
 
 def _fire_due(tx: Transaction) -> Fired:
     outcomes: list[tuple[str, EnqueueOutcome]] = []
-    for row in tx.rows(DUE, tx.ns, tx.now):
+    for row in tx.rows(tx.sql.due_schedules, tx.ns, tx.now):
         schedule = _schedule(row)
         assert schedule.next_fire_at is not None
         due = schedule.due(tx.seconds)
         moved = tx.run(
-            ADVANCE,
+            tx.sql.advance_schedule,
             optional_micros(due.next_fire_at),
             optional_micros(due.fire[-1] if due.fire else None),
             tx.ns,
@@ -157,8 +141,8 @@ def _fire_due(tx: Transaction) -> Fired:
     return Fired(outcomes, _next_due(tx))
 
 
-def _find(tx: Transaction, name: str) -> Schedule:
-    row = tx.row(GET, tx.ns, name)
+def _find(tx: Transaction, statement: str, name: str) -> Schedule:
+    row = tx.row(statement, tx.ns, name)
     if row is None:
         raise ScheduleNotFound(name)
     return _schedule(row)

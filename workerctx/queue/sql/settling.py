@@ -10,11 +10,11 @@ from workerctx.errors import InvalidRequest, LeaseLost, UnknownScope
 from workerctx.queue import transitions
 from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease
 from workerctx.queue.model import FINAL_STATES, JobState
-from workerctx.queue.sql import errors_text, json_text, optional_micros, row_options, split_lease, to_micros
-from workerctx.queue.sqlite.engine import Merging
-from workerctx.queue.sqlite.leases import begin_runs
-from workerctx.queue.sqlite.limits import drain
-from workerctx.queue.sqlite.transaction import chunks
+from workerctx.queue.sql.leases import begin_runs
+from workerctx.queue.sql.limits import drain
+from workerctx.queue.sql.merging import Merging
+from workerctx.queue.sql.rows import errors_text, json_text, optional_micros, row_options, split_lease, to_micros
+from workerctx.queue.sql.transaction import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -23,43 +23,9 @@ if TYPE_CHECKING:
     from workerctx.queue.events import JobEvent
     from workerctx.queue.finish import Finish
     from workerctx.queue.model import QueuedJob
-    from workerctx.queue.sql import JobRow
-    from workerctx.queue.sqlite.transaction import Transaction
+    from workerctx.queue.sql.rows import JobRow
+    from workerctx.queue.sql.transaction import Transaction
 
-COMPLETE: Final = (
-    "UPDATE workerctx_jobs SET state = 'succeeded', result = json_extract(l.value, '$[2]'), finished_at = ?, "
-    "attempt = attempt + 1 - began, began = 1, lease_expires = NULL, cancel = NULL FROM json_each(?) l "
-    "WHERE workerctx_jobs.seq = json_extract(l.value, '$[0]') "
-    "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') "
-    "AND workerctx_jobs.state = 'running' AND +workerctx_jobs.ns = ?"
-)
-HOLDING: Final = (
-    "SELECT json_group_array(json_array(j.seq, j.claim_id)) FROM json_each(?) l CROSS JOIN workerctx_jobs j "
-    "WHERE j.seq = json_extract(l.value, '$[0]') AND j.claim_id = json_extract(l.value, '$[1]') "
-    "AND j.state = 'running' AND +j.ns = ?"
-)
-WRITE_BACK: Final = (
-    "UPDATE workerctx_jobs SET state = ?, attempt = ?, deliveries = ?, run_at = ?, expires_at = ?, worker_id = ?, "
-    "claimed_at = ?, finished_at = ?, result = ?, errors = ?, lease_expires = NULL, began = 0, cancel = NULL "
-    "WHERE seq = ?"
-)
-EXPIRED_LEASES: Final = (
-    "SELECT json_group_array(seq) FROM (SELECT seq FROM workerctx_jobs "
-    "WHERE ns = ? AND state = 'running' AND lease_expires < ? ORDER BY lease_expires LIMIT ?)"
-)
-EXPIRED_JOBS: Final = (
-    "SELECT json_group_array(seq) FROM (SELECT seq FROM workerctx_jobs WHERE ns = ? AND expires_at <= ? "
-    "AND expires_at IS NOT NULL AND finished_at IS NULL AND state != 'running' ORDER BY expires_at LIMIT ?)"
-)
-ANY_OPEN: Final = "SELECT 1 FROM workerctx_dependencies INDEXED BY workerctx_dependencies_open WHERE done = 0 LIMIT 1"
-OPEN_CHILDREN: Final = (
-    "SELECT json_group_array(json_array(d.parent, d.child)) FROM json_each(?) p "
-    "CROSS JOIN workerctx_dependencies d ON d.parent = p.value AND d.done = 0"
-)
-CLOSE: Final = (
-    "UPDATE workerctx_dependencies SET done = 1 WHERE done = 0 AND parent IN (SELECT value FROM json_each(?))"
-)
-UNBLOCK: Final = "UPDATE workerctx_jobs SET state = ?, waiting = ? WHERE seq = ?"
 
 REAPED_AT_ONCE: Final = 1000
 """How many expired leases, or expired jobs, one transaction deals with."""
@@ -113,9 +79,14 @@ class _Ending(NamedTuple):
     seq: int
 
 
+def _row_number(ending: _Ending) -> int:
+    return ending.seq
+
+
 def _complete(tx: Transaction, completed: Sequence[_Ending], outcomes: list[QueueError | None]) -> None:
     done: list[int] = []
-    for some in chunks(completed):
+    # Rows are always taken in this order, so that nobody waits for somebody who waits for him.
+    for some in chunks(sorted(completed, key=_row_number)):
         leases = json_text(
             [
                 (ending.seq, ending.claim_id, ending.finish.outputs_json.decode())
@@ -123,9 +94,7 @@ def _complete(tx: Transaction, completed: Sequence[_Ending], outcomes: list[Queu
                 if isinstance(ending.finish, CompleteLease)
             ]
         )
-        # Asked before the update: afterwards it could not be told which of the leases had held their jobs.
-        holding = {(seq, claim_id) for seq, claim_id in tx.array(HOLDING, leases, tx.ns)}
-        tx.run(COMPLETE, tx.now, leases, tx.ns)
+        holding = tx.complete(leases)
         for ending in some:
             if (ending.seq, ending.claim_id) in holding:
                 done.append(ending.seq)
@@ -168,7 +137,7 @@ def _end_otherwise(tx: Transaction, others: Sequence[_Ending], outcomes: list[Qu
 
 def cancel_expired(tx: Transaction) -> list[tuple[int, QueuedJob]]:
     """Return jobs whose time to run by has passed, as cancelled, with their row numbers."""
-    rows = tx.job_rows(tx.array(EXPIRED_JOBS, tx.ns, tx.now, REAPED_AT_ONCE))
+    rows = tx.job_rows(tx.array(tx.sql.expired_jobs, tx.ns, tx.now, REAPED_AT_ONCE))
     return [
         (row.seq, transitions.cancel(job, transitions.EXPIRED, tx.seconds))
         for row, job in zip(rows.values(), tx.jobs(rows.values()), strict=True)
@@ -179,7 +148,7 @@ def reap(tx: Transaction) -> list[JobEvent]:
     """Take jobs from expired leases, and cancel jobs whose time to run by has passed."""
     events: list[JobEvent] = []
     now = tx.seconds
-    rows = tx.job_rows(tx.array(EXPIRED_LEASES, tx.ns, tx.now, REAPED_AT_ONCE))
+    rows = tx.job_rows(tx.array(tx.sql.expired_leases, tx.ns, tx.now, REAPED_AT_ONCE))
     changed: list[tuple[int, QueuedJob]] = []
     for row, job in zip(rows.values(), tx.jobs(rows.values()), strict=True):
         after = transitions.expire_lease(job, began=bool(row.began), now=now)
@@ -207,7 +176,7 @@ def write_back(tx: Transaction, changed: Sequence[tuple[int, QueuedJob]], *, lis
     """
     if not changed:
         return
-    tx.run_many(WRITE_BACK, [(*_changes(job), seq) for seq, job in changed])
+    tx.run_rows(tx.sql.write_back, [(seq, *_changes(job)) for seq, job in changed])
     final = {seq: End.of(job) for seq, job in changed if job.state in FINAL_STATES}
     tx.ready.update(job.queue for _, job in changed if job.state not in FINAL_STATES)
     if final:
@@ -238,18 +207,18 @@ _SUCCEEDED: Final = End(JobState.SUCCEEDED.value)
 
 def release_dependants(tx: Transaction, parents: Mapping[int, End], *, listening: bool = False) -> None:
     """Let children of finished jobs become ready, or cancel them, generation after generation."""
-    while parents and tx.value(ANY_OPEN) is not None:
-        numbers = json_text(list(parents))
-        edges = tx.array(OPEN_CHILDREN, numbers)
+    while parents and tx.value(tx.sql.any_open) is not None:
+        numbers = tx.numbers(parents)
+        edges = tx.array(tx.sql.open_children, numbers)
         if not edges:
             return
-        tx.run(CLOSE, numbers)
+        tx.run(tx.sql.close, numbers)
         done: dict[int, list[End]] = {}
         for parent, child in edges:
             done.setdefault(child, []).append(parents[parent])
         rows = tx.job_rows(list(done))
         cancelled: list[tuple[int, QueuedJob]] = []
-        unblocked: list[tuple[str, int, int]] = []
+        unblocked: list[tuple[int, str, int]] = []
         for row, job in zip(rows.values(), tx.jobs(rows.values()), strict=True):
             if row.state is not JobState.BLOCKED:
                 continue
@@ -265,9 +234,9 @@ def release_dependants(tx: Transaction, parents: Mapping[int, End], *, listening
                 tx.ready.add(job.queue)
                 if tx.listening or listening:
                     tx.events.append(transitions.ready(job, tx.seconds))
-            unblocked.append((state.value, waiting, row.seq))
-        tx.run_many(UNBLOCK, unblocked)
-        tx.run_many(WRITE_BACK, [(*_changes(job), seq) for seq, job in cancelled])
+            unblocked.append((row.seq, state.value, waiting))
+        tx.run_rows(tx.sql.unblock, unblocked)
+        tx.run_rows(tx.sql.write_back, [(seq, *_changes(job)) for seq, job in cancelled])
         if tx.listening or listening:
             tx.events.extend(transitions.ending(job, tx.seconds) for _, job in cancelled)
         tx.finished = tx.finished or bool(cancelled)

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
 from workerctx.errors import WorkerNotFound
-from workerctx.queue.sql import from_micros, json_text, to_micros
+from workerctx.queue.sql.rows import from_micros, json_text, to_micros
 from workerctx.queue.workers import WorkerCommand, WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workerctx.queue.batching import Batcher
-    from workerctx.queue.sqlite.transaction import Transaction
+    from workerctx.queue.sql.transaction import Transaction
 
-REGISTER: Final = (
-    "INSERT OR REPLACE INTO workerctx_workers (ns, id, info, heartbeat_at, state, in_flight) VALUES (?, ?, ?, ?, ?, ?)"
-)
-HEARTBEAT: Final = (
-    "UPDATE workerctx_workers SET heartbeat_at = ?, state = ?, in_flight = ?, commands = '[]' WHERE ns = ? AND id = ?"
-)
-COMMANDS: Final = "SELECT commands FROM workerctx_workers WHERE ns = ? AND id = ?"
-SEND: Final = "UPDATE workerctx_workers SET commands = ? WHERE ns = ? AND id = ?"
-DEREGISTER: Final = "DELETE FROM workerctx_workers WHERE ns = ? AND id = ?"
-LIST: Final = "SELECT info, heartbeat_at, state, in_flight FROM workerctx_workers WHERE ns = ? ORDER BY id"
-SILENT: Final = (
-    "SELECT info, heartbeat_at, state, in_flight FROM workerctx_workers WHERE ns = ? AND heartbeat_at < ? ORDER BY id"
-)
 
 _decode_info = msgspec.json.Decoder(WorkerInfo).decode
 _decode_commands = msgspec.json.Decoder(list[WorkerCommand]).decode
 
 
-class SqliteWorkers:
-    """`Workers` in a SQLite file; see there for what each method promises."""
+class SqlWorkers:
+    """`Workers` in a table; see there for what each method promises."""
 
     def __init__(self, writer: Batcher[Transaction], reader: Batcher[Transaction]) -> None:
         self._writer = writer
@@ -47,7 +34,7 @@ class SqliteWorkers:
 
         def do(tx: Transaction) -> None:
             info = json_text(replace(worker, started_at=tx.seconds))
-            tx.run(REGISTER, tx.ns, worker.id, info, tx.now, worker.state, worker.in_flight)
+            tx.run(tx.sql.register, tx.ns, worker.id, info, tx.now, worker.state, worker.in_flight)
 
         await self._writer.call(do)
 
@@ -56,7 +43,7 @@ class SqliteWorkers:
 
         def do(tx: Transaction) -> list[WorkerCommand]:
             commands = _commands(tx, worker_id)
-            tx.run(HEARTBEAT, tx.now, state, in_flight, tx.ns, worker_id)
+            tx.run(tx.sql.heartbeat, tx.now, state, in_flight, tx.ns, worker_id)
             return commands
 
         return await self._writer.call(do)
@@ -66,32 +53,32 @@ class SqliteWorkers:
 
         def do(tx: Transaction) -> None:
             commands = [*_commands(tx, worker_id), WorkerCommand(command)]
-            tx.run(SEND, json_text(commands), tx.ns, worker_id)
+            tx.run(tx.sql.send, json_text(commands), tx.ns, worker_id)
 
         await self._writer.call(do)
 
     async def deregister(self, worker_id: str) -> None:
         """Remove a worker."""
-        await self._writer.call(lambda tx: tx.run(DEREGISTER, tx.ns, worker_id))
+        await self._writer.call(lambda tx: tx.run(tx.sql.deregister, tx.ns, worker_id))
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
         """Remove and return silent workers."""
 
         def do(tx: Transaction) -> list[WorkerInfo]:
-            silent = [_worker(row) for row in tx.rows(SILENT, tx.ns, tx.now - to_micros(older_than))]
+            silent = [_worker(row) for row in tx.rows(tx.sql.silent, tx.ns, tx.now - to_micros(older_than))]
             for worker in silent:
-                tx.run(DEREGISTER, tx.ns, worker.id)
+                tx.run(tx.sql.deregister, tx.ns, worker.id)
             return silent
 
         return await self._writer.call(do)
 
     async def list(self) -> Sequence[WorkerInfo]:
         """Return the workers, by id."""
-        return await self._reader.call(lambda tx: [_worker(row) for row in tx.rows(LIST, tx.ns)])
+        return await self._reader.call(lambda tx: [_worker(row) for row in tx.rows(tx.sql.list_workers, tx.ns)])
 
 
 def _commands(tx: Transaction, worker_id: str) -> list[WorkerCommand]:
-    stored = tx.value(COMMANDS, tx.ns, worker_id)
+    stored = tx.value(tx.sql.commands, tx.ns, worker_id)
     if stored is None:
         raise WorkerNotFound(worker_id)
     return _decode_commands(stored)

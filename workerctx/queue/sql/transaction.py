@@ -1,0 +1,224 @@
+"""One transaction: the statements' way to the database, one instant of time, and what to tell afterwards."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+
+import attrs
+
+from workerctx.queue.sql.rows import MICROSECONDS, Group, json_text, to_job
+from workerctx.queue.waking import News
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from workerctx.queue.events import JobEvent
+    from workerctx.queue.model import QueuedJob
+    from workerctx.queue.sql.claiming import Search, Taken
+    from workerctx.queue.sql.rows import JobRow
+    from workerctx.queue.sql.statements import Statements
+
+AT_ONCE: Final = 100
+"""How many rows travel in one JSON text, which databases limit to about a billion bytes."""
+
+T = TypeVar("T")
+
+
+class Cursor(Protocol):
+    """What a driver's cursor must be able to do."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the last statement changed."""
+        ...
+
+    def execute(self, query: Any, params: Any = ..., /) -> Self:
+        """Execute a statement."""
+        ...
+
+    def executemany(self, query: Any, params_seq: Any, /) -> object:
+        """Execute a statement once for each set of parameters."""
+        ...
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None."""
+        ...
+
+    def fetchall(self) -> list[Any]:
+        """Return the rows that are left."""
+        ...
+
+
+class Groups:
+    """The groups of a namespace, read once and then only as they are added."""
+
+    def __init__(self) -> None:
+        self._newest = 0
+        self.by_number: dict[int, Group] = {}
+        self._numbers: dict[Group, int] = {}
+
+    def refresh(self, tx: Transaction) -> None:
+        """Read the groups that were added since the last look, by anybody."""
+        newest = tx.value(tx.sql.newest_group)
+        if newest is None or newest == self._newest:
+            return
+        for number, queue, kind, labels in tx.rows(tx.sql.groups_since, tx.ns, self._newest):
+            self._remember(number, Group(queue, kind, frozenset(json.loads(labels))))
+        self._newest = newest
+
+    def number(self, tx: Transaction, group: Group) -> int:
+        """Return the number of a group, adding it if need be."""
+        number = self._numbers.get(group)
+        if number is None:
+            # Others add none meanwhile, so that the numbers become visible in their order.
+            tx.shut_out(["groups"])
+            self.refresh(tx)
+            number = self._numbers.get(group)
+        if number is None:
+            number = tx.value(tx.sql.add_group, tx.ns, group.queue, group.kind, json_text(sorted(group.labels)))
+            assert isinstance(number, int)
+            self._remember(number, group)
+        return number
+
+    def _remember(self, number: int, group: Group) -> None:
+        self.by_number[number] = group
+        self._numbers[group] = number
+
+
+@attrs.define(eq=False)
+class Transaction(ABC):
+    """What operations are given to work with.
+
+    Attributes:
+        sql: The statements of the store.
+        cursor: Of the connection, within a transaction.
+        ns: Number of the namespace.
+        groups: Its groups.
+        now: Store time, in microseconds since the epoch, the same throughout.
+        listening: Whether somebody wants the events.
+        events: What happened, to be published after the commit.
+        ready: Queues in which something may have become claimable.
+        finished: Whether a job has finished.
+        everyone: Whether all who wait are to be woken.
+    """
+
+    sql: Statements
+    cursor: Cursor
+    ns: int
+    groups: Groups
+    listening: bool = False
+    now: int = attrs.field(init=False)
+    events: list[JobEvent] = attrs.field(factory=list["JobEvent"], init=False)
+    ready: set[str] = attrs.field(factory=set[str], init=False)
+    finished: bool = attrs.field(default=False, init=False)
+    everyone: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.now = self.clock()
+
+    # What a dialect does ----------------------------------------------------
+
+    @abstractmethod
+    def clock(self) -> int:
+        """Return the server's clock and the offset of the store, in microseconds since the epoch."""
+
+    @abstractmethod
+    def numbers(self, values: Collection[int]) -> object:
+        """Return the parameter for a list of numbers."""
+
+    @abstractmethod
+    def array(self, statement: str, *parameters: object) -> list[Any]:
+        """Return the rows of a statement made by `Statements.array`; rows of one column as their values."""
+
+    @abstractmethod
+    def fresh_numbers(self) -> Iterator[int]:
+        """Return numbers for rows that this transaction adds."""
+
+    @abstractmethod
+    def insert(self, rows: Sequence[Sequence[object]]) -> None:
+        """Add rows of jobs."""
+
+    @abstractmethod
+    def read_rows(self, seqs: Sequence[int]) -> Iterable[JobRow]:
+        """Return those of the rows that exist; nobody else changes them before the commit."""
+
+    @abstractmethod
+    def take(self, search: Search) -> Taken:
+        """Lease the best jobs that a search finds."""
+
+    @abstractmethod
+    def complete(self, leases: str) -> set[tuple[int, str]]:
+        """Let jobs succeed; return row and claim of those that their lease held.
+
+        Args:
+            leases: ``[[row, claim id, result], ...]`` as JSON text.
+        """
+
+    @abstractmethod
+    def shut_out(self, names: Collection[str], *, shared: bool = False) -> None:
+        """Keep out others who ask for the same names, until the commit; those who share them all get in."""
+
+    # What follows from it ---------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Store time in seconds."""
+        return self.now / MICROSECONDS
+
+    @property
+    def news(self) -> News | None:
+        """What is to be told to those who wait, if anything."""
+        if self.ready or self.finished or self.everyone:
+            return News(None if self.everyone else tuple(self.ready), self.finished)
+        return None
+
+    def value(self, statement: str, *parameters: object) -> Any:
+        """Return the first column of the first row, or None."""
+        row = self.cursor.execute(statement, parameters).fetchone()
+        return None if row is None else row[0]
+
+    def row(self, statement: str, *parameters: object) -> Any:
+        """Return the first row, or None."""
+        return self.cursor.execute(statement, parameters).fetchone()
+
+    def rows(self, statement: str, *parameters: object) -> list[Any]:
+        """Return every row."""
+        return self.cursor.execute(statement, parameters).fetchall()
+
+    def run(self, statement: str, *parameters: object) -> int:
+        """Change rows and return how many."""
+        return self.cursor.execute(statement, parameters).rowcount
+
+    def run_rows(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Change rows by a statement on `Statements.rows`."""
+        for some in chunks(rows):
+            self.run(statement, json_text(some))
+
+    def job_rows(self, seqs: Sequence[int]) -> dict[int, JobRow]:
+        """Return rows by number; those that do not exist are left out."""
+        return {row.seq: row for some in chunks(seqs) for row in self.read_rows(some)}
+
+    def group(self, number: int) -> Group:
+        """Return a group by its number."""
+        group = self.groups.by_number.get(number)
+        if group is None:
+            self.groups.refresh(self)
+            group = self.groups.by_number[number]
+        return group
+
+    def jobs(self, rows: Collection[JobRow]) -> list[QueuedJob]:
+        """Return rows as jobs, with the outputs of the jobs they depend on."""
+        upstream: dict[int, dict[str, str]] = {}
+        waited = [row.seq for row in rows if row.options is not None and "depends_on" in row.options]
+        if waited:
+            for child, parent, result in self.rows(self.sql.upstream, self.numbers(waited)):
+                upstream.setdefault(child, {})[parent] = result
+        return [to_job(row, self.group(row.grp), upstream.get(row.seq)) for row in rows]
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in portions whose payloads fit into one JSON text even if each has the largest size."""
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
