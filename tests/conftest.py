@@ -1,10 +1,33 @@
-"""Fixtures that every test may use: the ones that we ship. And how hypothesis behaves: no test is about time."""
+"""Fixtures that every test may use: the ones that we ship, and servers that start when a test first asks.
 
+And how hypothesis behaves: no test is about time.
+"""
+
+import os
+from uuid import uuid4
+
+import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.integrations.redis.server import RedisServer
 from workerctx.testing.fixtures import anyio_backend, virtual_time
 
-__all__ = ["anyio_backend", "virtual_time"]
+__all__ = ["anyio_backend", "redis_server", "redis_url", "virtual_time"]
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    """A Redis server of this test session."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(request):
+    """Make URLs of a Redis, with keys of this test's own; WORKERCTX_TEST_REDIS names another server than ours."""
+    named = os.environ.get("WORKERCTX_TEST_REDIS") or request.getfixturevalue("redis_server").url()
+    prefix = uuid4().hex
+    return lambda namespace="default": f"{named}{'&' if '?' in named else '?'}prefix={prefix}&namespace={namespace}"

@@ -208,6 +208,10 @@ class StoreFull(StoreUnavailable):
     """The store has no room left; nothing was written."""
 
 
+class StoreDenied(QueueError):
+    """The store does not accept the user, or does not allow it what is needed; trying again does not help."""
+
+
 class StoreClosed(QueueError):
     """A store was used before it was opened or after it was closed."""
 

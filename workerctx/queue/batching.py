@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -41,54 +42,23 @@ R = TypeVar("R")
 
 
 @attrs.define(eq=False)
-class Batcher(Generic[X]):
-    """Runs operations, which are functions of an `X`, in batches on a thread of its own.
+class CallTaker(ABC, Generic[X]):
+    """Takes operations, which are functions of an `X`, from tasks of any event loop; has somebody else perform them.
 
-    Args:
-        make_engine: Opens the connection; called in the thread, again after a hung one was given up.
-        name: Of the thread.
-        max_batch: How many calls share a transaction at most.
-        hang_limit: Seconds after which a batch is given up.
+    The lock guards the state of every call that was handed over.
     """
 
-    _make_engine: Callable[[], Engine]
-    _name: str
-    _max_batch: int = MAX_BATCH
-    _hang_limit: float = HANG_LIMIT
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
-    _hand: Hand | None = attrs.field(default=None, init=False)
 
-    def start(self) -> None:
-        """Open the connection and start the thread.
+    @abstractmethod
+    def post(self, call: Call[Any]) -> None:
+        """Hand a call over without waiting for it.
 
         Raises:
-            QueueError: The connection cannot be opened.
+            StoreClosed: It is too late or too early for that.
 
-        Threads: blocks; call it from a worker thread.
+        Threads: any thread.
         """
-        hand = self._new_hand()
-        hand.opened.wait()
-        if hand.failure is not None:
-            hand.inbox.put(None)
-            raise hand.failure
-        self._hand = hand
-
-    def close(self, timeout: float = 10.0) -> None:
-        """Perform what was handed over, then close the connection and end the thread.
-
-        Args:
-            timeout: Seconds to wait for that; afterwards the thread is left to itself.
-
-        Threads: blocks; call it from a worker thread.
-        """
-        with self._lock:
-            hand, self._hand = self._hand, None
-            if hand is None or hand.pid != os.getpid():
-                return
-            hand.inbox.put(None)
-        hand.thread.join(timeout)
-        if hand.thread.is_alive():
-            hand.give_up(StoreUnavailable("the store was closed while a call hung; whether it was done is unknown"))
 
     async def call(
         self, operation: Callable[[X], R], orphan: Callable[[R], Callable[[X], object] | None] | None = None
@@ -116,27 +86,6 @@ class Batcher(Generic[X]):
         if call.error is not None:
             raise call.error
         return cast("R", call.result)
-
-    def post(self, call: Call[Any]) -> None:
-        """Hand a call over without waiting for it.
-
-        Raises:
-            StoreClosed: The batcher is not open, or was opened before a fork.
-
-        Threads: any thread.
-        """
-        hand = self._hand
-        if hand is None:
-            raise StoreClosed('the store is not open: use it inside "async with"')
-        if hand.pid != os.getpid():
-            raise StoreClosed("the store was opened before this process was forked: open it in the child")
-        if hand.is_hung(self._hang_limit):
-            self._replace(hand)
-        with self._lock:
-            # Looked at again: what is put behind the end of the inbox would never be answered.
-            if self._hand is None:
-                raise StoreClosed("the store was closed meanwhile")
-            self._hand.inbox.put(call)
 
     def _withdraw(self, call: Call[Any]) -> bool:
         with self._lock:
@@ -177,6 +126,77 @@ class Batcher(Generic[X]):
             # Too late; leases that nobody took delivery of run out.
             return False
         return True
+
+
+@attrs.define(eq=False)
+class Batcher(CallTaker[X]):
+    """Runs operations, which are functions of an `X`, in batches on a thread of its own.
+
+    Args:
+        make_engine: Opens the connection; called in the thread, again after a hung one was given up.
+        name: Of the thread.
+        max_batch: How many calls share a transaction at most.
+        hang_limit: Seconds after which a batch is given up.
+    """
+
+    _make_engine: Callable[[], Engine]
+    _name: str
+    _max_batch: int = MAX_BATCH
+    _hang_limit: float = HANG_LIMIT
+    _hand: Hand | None = attrs.field(default=None, init=False)
+
+    def start(self) -> None:
+        """Open the connection and start the thread.
+
+        Raises:
+            QueueError: The connection cannot be opened.
+
+        Threads: blocks; call it from a worker thread.
+        """
+        hand = self._new_hand()
+        hand.opened.wait()
+        if hand.failure is not None:
+            hand.inbox.put(None)
+            raise hand.failure
+        self._hand = hand
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Perform what was handed over, then close the connection and end the thread.
+
+        Args:
+            timeout: Seconds to wait for that; afterwards the thread is left to itself.
+
+        Threads: blocks; call it from a worker thread.
+        """
+        with self._lock:
+            hand, self._hand = self._hand, None
+            if hand is None or hand.pid != os.getpid():
+                return
+            hand.inbox.put(None)
+        hand.thread.join(timeout)
+        if hand.thread.is_alive():
+            hand.give_up(StoreUnavailable("the store was closed while a call hung; whether it was done is unknown"))
+
+    def post(self, call: Call[Any]) -> None:
+        """Hand a call over without waiting for it.
+
+        Raises:
+            StoreClosed: The batcher is not open, or was opened before a fork.
+
+        Threads: any thread.
+        """
+        hand = self._hand
+        if hand is None:
+            raise StoreClosed('the store is not open: use it inside "async with"')
+        if hand.pid != os.getpid():
+            raise StoreClosed("the store was opened before this process was forked: open it in the child")
+        if hand.is_hung(self._hang_limit):
+            self._replace(hand)
+        with self._lock:
+            # Looked at again: what is put behind the end of the inbox would never be answered.
+            if self._hand is None:
+                raise StoreClosed("the store was closed meanwhile")
+            self._hand.inbox.put(call)
 
     def _replace(self, hung: Hand) -> None:
         fresh = self._new_hand()

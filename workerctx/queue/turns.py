@@ -57,6 +57,20 @@ class Turns:
         credit[chosen] -= total
         return chosen
 
+    @property
+    def weights(self) -> list[int]:
+        """How often each queue is served compared to the others, in their order."""
+        return list(self._weights.values())
+
+    @property
+    def credit(self) -> list[int]:
+        """What each queue has saved up, in their order: all that `next` remembers, for stores that count elsewhere."""
+        return list(self._credit.values())
+
+    @credit.setter
+    def credit(self, saved: Sequence[int]) -> None:
+        self._credit.update(zip(self._credit, saved, strict=True))
+
 
 @attrs.frozen
 class ClaimOrder:

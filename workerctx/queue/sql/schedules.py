@@ -64,7 +64,7 @@ class SqlSchedules:
 
     async def put(self, schedule: Schedule) -> None:
         """Add or replace a schedule."""
-        definition = _definition_text(schedule)
+        definition = definition_text(schedule)
         await self._writer.call(lambda tx: _put(tx, schedule, definition))
 
     async def get(self, name: str) -> Schedule:
@@ -73,7 +73,7 @@ class SqlSchedules:
 
     async def list(self) -> Sequence[Schedule]:
         """Return the schedules, by name."""
-        return await self._reader.call(lambda tx: [_schedule(row) for row in tx.rows(tx.sql.list_schedules, tx.ns)])
+        return await self._reader.call(lambda tx: [read_schedule(row) for row in tx.rows(tx.sql.list_schedules, tx.ns)])
 
     async def enable(self, name: str, *, enabled: bool = True) -> None:
         """Switch a schedule on or off."""
@@ -102,7 +102,7 @@ class SqlSchedules:
 
 def _put(tx: Transaction, schedule: Schedule, definition: str) -> None:
     row = tx.row(tx.sql.hold_schedule, tx.ns, schedule.name)
-    old = None if row is None else _schedule(row)
+    old = None if row is None else read_schedule(row)
     keeps_time = old is not None and old.enabled and _timing(old) == _timing(schedule)
     next_fire_at = old.next_fire_at if old is not None and keeps_time else schedule.next_after(tx.seconds)
     tx.run(
@@ -124,7 +124,7 @@ def _next_due(tx: Transaction) -> float | None:
 def _fire_due(tx: Transaction) -> Fired:
     outcomes: list[tuple[str, EnqueueOutcome]] = []
     for row in tx.rows(tx.sql.due_schedules, tx.ns, tx.now):
-        schedule = _schedule(row)
+        schedule = read_schedule(row)
         assert schedule.next_fire_at is not None
         due = schedule.due(tx.seconds)
         moved = tx.run(
@@ -145,21 +145,23 @@ def _find(tx: Transaction, statement: str, name: str) -> Schedule:
     row = tx.row(statement, tx.ns, name)
     if row is None:
         raise ScheduleNotFound(name)
-    return _schedule(row)
+    return read_schedule(row)
 
 
 def _timing(schedule: Schedule) -> tuple[object, ...]:
     return schedule.cron, schedule.every, schedule.timezone
 
 
-def _definition_text(schedule: Schedule) -> str:
+def definition_text(schedule: Schedule) -> str:
+    """Return what of a schedule is stored as text: all but its name, its times and whether it is enabled."""
     request = schedule.request
     names = [name for name in _Template.__struct_fields__ if name != "retry"]
     template = _Template(**{name: getattr(request, name) for name in names}, retry=as_backoff(request.retry))
     return json_text(_Definition(template, schedule.cron, schedule.every, schedule.timezone, schedule.misfire))
 
 
-def _schedule(row: tuple[str, int, str, int | None, int | None]) -> Schedule:
+def read_schedule(row: tuple[str, int, str, int | None, int | None]) -> Schedule:
+    """Return a schedule from its name, whether it is enabled, its text, and its times in microseconds."""
     name, enabled, definition, next_fire_at, last_fired_at = row
     stored = _decode(definition)
     return Schedule(

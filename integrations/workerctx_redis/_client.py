@@ -1,0 +1,157 @@
+"""The driver's clients for each kind of endpoint, and one way to run the script through any of them."""
+
+from __future__ import annotations
+
+import logging
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import anyio
+import attrs
+import coredis
+import msgspec
+from coredis.connection import TCPLocation
+from coredis.retry import NoRetryPolicy
+
+from workerctx_redis._failures import explain
+from workerctx_redis._source import load_source
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from workerctx_redis._endpoint import Endpoint
+    from workerctx_redis._operations import Operation
+    from workerctx_redis._records import Groups
+
+CONNECT_LIMIT: Final = 5.0
+"""Seconds for making a connection."""
+
+CALL_LIMIT: Final = 15.0
+"""Seconds for an answer; afterwards the connection is closed."""
+
+# What the driver would log are the failures that its caller gets as exceptions, with their traceback.
+logging.getLogger("coredis").addHandler(logging.NullHandler())
+
+
+Client: TypeAlias = "coredis.Redis[bytes] | coredis.RedisCluster[bytes]"
+
+
+class Reply(msgspec.Struct, array_like=True, gc=False):
+    """What the script answers.
+
+    Attributes:
+        now: Store time, in microseconds.
+        results: One for each operation.
+        events: What happened, if somebody listens.
+        names: Groups that are referred to, by number.
+        queues: In which something may have become claimable; True for any.
+        finished: Whether jobs have finished.
+        unsettled: Whether jobs still wait to be told of the end of others.
+    """
+
+    now: int
+    results: list[Any]
+    events: list[list[Any]]
+    names: list[tuple[int, str]]
+    queues: bool | list[str]
+    finished: bool
+    unsettled: bool
+
+
+_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def channel(prefix: str, endpoint: Endpoint) -> str:
+    """Return how the messages of a namespace are called; unlike keys they are not told apart by the database."""
+    return f"{prefix}:{endpoint.db}"
+
+
+@asynccontextmanager
+async def open_client(endpoint: Endpoint) -> AsyncGenerator[Client]:
+    """Yield a client; it repeats nothing by itself, for nobody knows whether a call that failed was done."""
+    client: Client
+    common: dict[str, Any] = {
+        "username": endpoint.username,
+        "password": endpoint.password,
+        "connect_timeout": CONNECT_LIMIT,
+    }
+    if endpoint.tls is not None:
+        common["ssl_context"] = endpoint.tls
+    if endpoint.scheme == "redis+sentinel":
+        async with _sentinels(endpoint, common) as sentinels, sentinels.primary_for(endpoint.service) as client:
+            yield client
+        return
+    common["retry_policy"] = NoRetryPolicy()
+    if endpoint.scheme == "redis+cluster":
+        nodes = [TCPLocation(host, port) for host, port in endpoint.hosts]
+        client = coredis.RedisCluster(
+            startup_nodes=nodes, ssl=endpoint.tls is not None, decode_responses=False, **common
+        )
+    elif endpoint.scheme == "redis+unix":
+        client = coredis.Redis(db=endpoint.db, unix_socket_path=endpoint.path, decode_responses=False, **common)
+    else:
+        ((host, port),) = endpoint.hosts
+        client = coredis.Redis(host, port, endpoint.db, decode_responses=False, **common)
+    async with client:
+        yield client
+
+
+def _sentinels(endpoint: Endpoint, common: dict[str, Any]) -> coredis.Sentinel[bytes]:
+    theirs: dict[str, Any] = {
+        "username": endpoint.sentinel_username,
+        "password": endpoint.sentinel_password,
+        "connect_timeout": CONNECT_LIMIT,
+        "stream_timeout": CONNECT_LIMIT,
+    }
+    if endpoint.tls is not None:
+        theirs["ssl_context"] = endpoint.tls
+    places = [TCPLocation(host, port) for host, port in endpoint.hosts]
+    return coredis.Sentinel(places, sentinel_kwargs=theirs, decode_responses=False, db=endpoint.db, **common)
+
+
+@attrs.define(eq=False)
+class Link:
+    """The script of one namespace, called through a client.
+
+    Threads: used on the loop of its client.
+    """
+
+    client: Client
+    groups: Groups
+    _endpoint: Endpoint
+    _prefix: str
+    _origin: str
+    _script: Any = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._script = self.client.register_script(load_source())
+
+    async def perform(
+        self, operations: Sequence[Operation[Any]], *, listening: bool = False, limit: float = CALL_LIMIT
+    ) -> Reply:
+        """Do operations in one atomic call.
+
+        Args:
+            operations: What to do, in this order.
+            listening: Whether to tell what happened.
+            limit: Seconds to wait for the answer.
+
+        Raises:
+            QueueError: The call failed; whether it was done may be unknown.
+        """
+        words = [operation.words for operation in operations]
+        seed = random.getrandbits(31)
+        request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, words))
+        try:
+            with anyio.fail_after(limit):
+                answer = await self._script(keys=[self._prefix], args=[request])
+        except Exception as exc:
+            error = explain(exc, self._endpoint)
+            # A connection to a server that hangs, or that may not be written to any more, is not trusted again.
+            self.client.connection_pool.disconnect()
+            raise error from exc
+        reply = _decode_reply(answer)
+        self.groups.learn(reply.names)
+        return reply

@@ -1,0 +1,259 @@
+"""A private thread with an event loop and a connection, to which tasks of any loop hand their calls.
+
+The thread takes whatever has piled up while the last batch was on its way and sends it in one call of the script. The
+connection belongs to the thread and not to a caller, so a caller may be cancelled in any way that its event loop
+knows of without harming a connection or stranding the others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+import attrs
+
+from workerctx.errors import QueueError, SchemaError, StoreClosed, StoreUnavailable
+from workerctx.lifecycle.latch import Latch
+from workerctx.queue.batching import MAX_BATCH, CallTaker
+from workerctx.queue.hand import DONE, PENDING, TAKEN, wake_all
+from workerctx_redis._client import CALL_LIMIT, Link, open_client
+from workerctx_redis._failures import explain
+from workerctx_redis._operations import Answer, Operation, done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from workerctx.queue.hand import Call
+    from workerctx_redis._client import Reply
+    from workerctx_redis._endpoint import Endpoint
+    from workerctx_redis._records import Groups
+
+VERSION: Final = 1
+"""Which form the data in the store has."""
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""How many bytes share a call at most, unless one operation alone is larger."""
+
+_JOIN: Final = 2.0
+
+
+@attrs.define(eq=False)
+class Line(CallTaker[Answer]):
+    """Performs operations in batches.
+
+    Args:
+        name: Of the thread.
+        endpoint: Where the server is.
+        prefix: Of every key of the namespace.
+        groups: What is known of the groups of the namespace.
+        origin: Marks our own messages.
+        is_heard: Tells whether events are wanted.
+        tell: Is given every reply, before the callers are woken.
+    """
+
+    _name: str
+    _endpoint: Endpoint
+    _prefix: str
+    _groups: Groups
+    _origin: str
+    _is_heard: Callable[[], bool] = bool
+    _tell: Callable[[Reply], object] = bool
+    _life: _Life | None = attrs.field(default=None, init=False)
+
+    def start(self) -> None:
+        """Open the connection and start the thread.
+
+        Raises:
+            QueueError: The server cannot be reached, does not let us in, or holds data of a newer release.
+
+        Threads: blocks; call it from a worker thread.
+        """
+        life = _Life()
+        life.thread = threading.Thread(target=self._run, args=(life,), name=self._name, daemon=True)
+        life.thread.start()
+        life.opened.wait()
+        if life.failure is not None:
+            raise life.failure
+        self._life = life
+
+    def close(self, timeout: float = CALL_LIMIT + _JOIN) -> None:
+        """Perform what was handed over, then close the connection and end the thread.
+
+        Args:
+            timeout: Seconds to wait for that.
+
+        Threads: blocks; call it from a worker thread.
+        """
+        with self._lock:
+            life, self._life = self._life, None
+        if life is None or life.pid != os.getpid():
+            return
+        life.closing = True
+        life.latch.wake()
+        life.thread.join(timeout)
+
+    def post(self, call: Call[Any]) -> None:
+        """Hand a call over without waiting for it.
+
+        Raises:
+            StoreClosed: The line is not open, or was opened before a fork.
+
+        Threads: any thread.
+        """
+        life = self._life
+        if life is None:
+            raise StoreClosed('the store is not open: use it inside "async with"')
+        if life.pid != os.getpid():
+            raise StoreClosed("the store was opened before this process was forked: open it in the child")
+        with self._lock:
+            # Looked at again: what is handed over behind the end would never be answered.
+            if self._life is None or life.ended:
+                raise StoreClosed("the store was closed meanwhile")
+            life.inbox.append(call)
+        life.latch.wake()
+
+    def run_beside(self, task: Callable[[Link], Any]) -> None:
+        """Run an async function beside the calls for as long as the line is open.
+
+        Threads: any thread.
+        """
+        life = self._life
+        if life is None:
+            raise StoreClosed('the store is not open: use it inside "async with"')
+        life.tasks.append(task)
+        life.latch.wake()
+
+    def _run(self, life: _Life) -> None:
+        try:
+            anyio.run(self._live, life)
+        except BaseException as exc:  # noqa: BLE001 - handed to whoever opens the line, or to those who wait
+            life.failure = explain(exc, self._endpoint)
+        finally:
+            self._end(life)
+            life.opened.set()
+
+    async def _live(self, life: _Life) -> None:
+        try:
+            async with open_client(self._endpoint) as client:
+                link = Link(client, self._groups, self._endpoint, self._prefix, self._origin)
+                await _check_version(link)
+                life.opened.set()
+                async with anyio.create_task_group() as tasks:
+                    while await self._turn(life, link):
+                        while life.tasks:
+                            tasks.start_soon(life.tasks.popleft(), link)
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+
+    async def _turn(self, life: _Life, link: Link) -> bool:
+        """Perform what has piled up; False once the line is closed and nothing is left."""
+        await life.latch.wait()
+        batch = self._take(life)
+        growing = [call for call in batch if call.operation.grows]
+        others = [call for call in batch if not call.operation.grows]
+        for calls in (others, growing):
+            if calls:
+                await self._perform(link, calls)
+        return not life.closing or bool(life.inbox)
+
+    def _take(self, life: _Life) -> list[Call[Any]]:
+        batch: list[Call[Any]] = []
+        weight = 0
+        with self._lock:
+            while life.inbox and len(batch) < MAX_BATCH:
+                call = life.inbox[0]
+                if call.state == PENDING:
+                    weight += call.operation.weight
+                    if batch and weight > MAX_BYTES:
+                        break
+                    call.state = TAKEN
+                    batch.append(call)
+                life.inbox.popleft()
+        return batch
+
+    async def _perform(self, link: Link, calls: Sequence[Call[Any]]) -> None:
+        operations: list[Operation[Any]] = [call.operation for call in calls]
+        limit = max(CALL_LIMIT, *(operation.limit for operation in operations))
+        try:
+            reply = await link.perform(operations, listening=self._is_heard(), limit=limit)
+        except BaseException as exc:
+            error = exc if isinstance(exc, QueueError) else _UNKNOWN
+            for call in calls:
+                call.error = error
+            self._finish(calls)
+            if not isinstance(exc, QueueError):
+                raise
+            return
+        for call, result in zip(calls, reply.results, strict=True):
+            try:
+                call.result = call.operation(Answer(result, self._groups, reply.now))
+            except QueueError as exc:
+                call.error = exc
+        self._tell(reply)
+        self._finish(calls)
+        while reply.unsettled:
+            try:
+                reply = await link.perform([done("settle")], listening=self._is_heard())
+            except QueueError:
+                # Whoever calls next goes on with it.
+                return
+            self._tell(reply)
+
+    def _finish(self, calls: Sequence[Call[Any]]) -> None:
+        with self._lock:
+            for call in calls:
+                call.state = DONE
+            orphans = [call for call in calls if call.abandoned]
+        wake_all(calls)
+        for call in orphans:
+            self._undo(call)
+
+    def _end(self, life: _Life) -> None:
+        """Fail what was handed over and will not be done any more."""
+        with self._lock:
+            life.ended = True
+            left = list(life.inbox)
+            life.inbox.clear()
+            for call in left:
+                call.state, call.error = DONE, life.failure or StoreClosed("the store was closed meanwhile")
+        wake_all(left)
+
+
+class _Life:
+    """The thread from one opening of the line to its closing, and what it is to do."""
+
+    def __init__(self) -> None:
+        self.inbox: deque[Call[Any]] = deque()
+        self.tasks: deque[Callable[[Link], Any]] = deque()
+        self.latch: Latch = Latch(lambda: bool(self.inbox or self.tasks or self.closing))
+        self.closing: bool = False
+        self.ended: bool = False
+        self.opened: threading.Event = threading.Event()
+        self.failure: QueueError | None = None
+        self.pid: int = os.getpid()
+        self.thread: threading.Thread
+
+
+_UNKNOWN: Final = StoreUnavailable("the store was closed while a call hung; whether it was done is unknown")
+
+
+async def _check_version(link: Link) -> None:
+    """Refuse data that a newer release has written."""
+    reply = await link.perform([done("version", VERSION)])
+    found = reply.results[0]
+    if found > VERSION:
+        raise SchemaError(
+            f"the data of this namespace has version {found} and this release knows up to {VERSION}: "
+            "upgrade workerctx, or use another namespace"
+        )
+
+
+def _first(exc: BaseException) -> BaseException:
+    """Return the first failure of a group, which is the reason of the others."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = cast("BaseExceptionGroup[BaseException]", exc).exceptions[0]
+    return exc

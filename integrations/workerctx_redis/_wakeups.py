@@ -1,0 +1,211 @@
+"""Waking waiters: those of this Storage with the answer, those of other processes by publish and subscribe.
+
+The script publishes one message for all that it did, in the same atomic step. A Storage subscribes once somebody
+waits. While the subscription is broken waiters look for work every few seconds, and when it is back all are woken.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import coredis
+import msgspec
+
+from workerctx.lifecycle.latch import Latch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from workerctx_redis._client import Link, Reply
+    from workerctx_redis._line import Line
+
+FALLBACK: Final = 5.0
+"""Seconds after which a waiter looks for work, woken or not."""
+
+DEAF: Final = 1.0
+"""The same while the subscription is broken, and seconds before it is tried again."""
+
+SILENCE: Final = 15.0
+"""Seconds of silence after which a subscription is checked."""
+
+PATIENCE: Final = 3.0
+"""Seconds that a new waiter waits for the subscription."""
+
+
+class _Ready(msgspec.Struct, array_like=True):
+    origin: str
+    queues: list[str] | None
+
+
+_decode = msgspec.json.Decoder(_Ready).decode
+
+
+@attrs.define(eq=False)
+class RedisWakeups:
+    """One waiter; see `Wakeups`.
+
+    Args:
+        queues: The queues it is about; None for all.
+        finished: Whether finished jobs wake it.
+        next_due: Returns the seconds until the next scheduled job of its queues is due, if there is one.
+        longest: Tells how many seconds it may wait without a wake-up.
+    """
+
+    queues: frozenset[str] | None
+    finished: bool
+    _next_due: Callable[[], Awaitable[float | None]]
+    _longest: Callable[[], float]
+    _rung: bool = attrs.field(default=False, init=False)
+    _latch: Latch = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._latch = Latch(lambda: self._rung)
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
+        limit = self._longest() if timeout is None else min(timeout, self._longest())
+        if not self._rung and limit > 0 and (self.queues is None or self.queues):
+            due = await self._next_due()
+            if due is not None:
+                limit = min(limit, due)
+        with anyio.move_on_after(limit):
+            await self._latch.wait()
+        rung, self._rung = self._rung, False
+        return rung
+
+    def ring(self) -> None:
+        """End the current wait, or the next one.
+
+        Threads: any.
+        """
+        if not self._rung:
+            self._rung = True
+            self._latch.wake()
+
+    def concerns(self, queues: list[str] | None) -> bool:
+        """Return whether jobs in some queues, or in any, concern this waiter."""
+        if self.queues is None or queues is None:
+            return queues is None or bool(queues)
+        return not self.queues.isdisjoint(queues)
+
+
+@attrs.define(eq=False)
+class WakeupHub:
+    """The waiters of one Storage and its subscription."""
+
+    _channel: str
+    _origin: str
+    _waiters: tuple[RedisWakeups, ...] = attrs.field(default=(), init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _ear: _Ear | None = attrs.field(default=None, init=False)
+
+    @asynccontextmanager
+    async def wait_for(
+        self,
+        line: Line,
+        queues: frozenset[str] | None,
+        *,
+        finished: bool,
+        next_due: Callable[[], Awaitable[float | None]],
+    ) -> AsyncGenerator[RedisWakeups]:
+        """Yield a waiter."""
+        waiter = RedisWakeups(queues, finished, next_due, self._longest_wait)
+        with self._lock:
+            self._waiters = (*self._waiters, waiter)
+            ear = self._ear
+            is_new = ear is None
+            if ear is None:
+                ear = self._ear = _Ear(self._channel, self._origin, self)
+        try:
+            if is_new:
+                line.run_beside(ear.listen)
+            # Once there is a subscription nothing is missed; a waiter's owner looks for work before it first waits.
+            with anyio.move_on_after(PATIENCE) as patience:
+                await ear.hears.wait()
+            ear.missed = ear.missed or patience.cancelled_caught
+            yield waiter
+        finally:
+            with self._lock:
+                self._waiters = tuple(other for other in self._waiters if other is not waiter)
+
+    def close(self) -> None:
+        """Forget the subscription, which ends with its line."""
+        self._ear = None
+
+    def hear(self, reply: Reply) -> None:
+        """Wake those whom our own changes concern."""
+        if reply.queues is True:
+            self.ready(None)
+        elif reply.queues:
+            self.ready(reply.queues)
+        if reply.finished:
+            self.finished()
+
+    def ready(self, queues: list[str] | None) -> None:
+        """Wake who waits for jobs in one of these queues (None: any)."""
+        for waiter in self._waiters:
+            if waiter.concerns(queues):
+                waiter.ring()
+
+    def finished(self) -> None:
+        """Wake who waits for jobs to finish."""
+        for waiter in self._waiters:
+            if waiter.finished:
+                waiter.ring()
+
+    def _longest_wait(self) -> float:
+        return FALLBACK if self._ear is not None and self._ear.is_subscribed else DEAF
+
+
+class _Ear:
+    """The subscription; made again and again for as long as the line is open."""
+
+    def __init__(self, channel: str, origin: str, hub: WakeupHub) -> None:
+        self._ready = f"{channel}:ready".encode()
+        self._finished = f"{channel}:finished".encode()
+        self._origin = origin
+        self._hub = hub
+        self.is_subscribed: bool = False
+        # Whether something may have happened while somebody waited and nobody listened.
+        self.missed: bool = False
+        self.hears: Latch = Latch(lambda: self.is_subscribed)
+
+    async def listen(self, link: Link) -> None:
+        """Subscribe and pass on what comes."""
+        while True:
+            try:
+                await self._listen_once(link)
+            except Exception:  # noqa: BLE001 - whatever it was: callers get it from their calls, here it means try again
+                self.is_subscribed, self.missed = False, True
+            await anyio.sleep(DEAF)
+
+    async def _listen_once(self, link: Link) -> None:
+        client = link.client
+        channels = [self._ready, self._finished]
+        options: dict[str, Any] = {"ignore_subscribe_messages": True, "max_idle_seconds": SILENCE}
+        if isinstance(client, coredis.RedisCluster):
+            subscription = client.pubsub(channels=channels, retry_policy=None, **options)
+        else:
+            subscription = client.pubsub(channels=channels, retry_policy=None, **options)
+        async with subscription as messages:
+            self.is_subscribed = True
+            self.hears.wake()
+            if self.missed:
+                self.missed = False
+                self._hub.ready(None)
+                self._hub.finished()
+            async for message in messages:
+                self._pass_on(message["channel"], message["data"])
+
+    def _pass_on(self, channel: Any, data: Any) -> None:
+        if channel == self._finished:
+            if data != self._origin.encode():
+                self._hub.finished()
+            return
+        news = _decode(data)
+        if news.origin != self._origin:
+            self._hub.ready(news.queues)

@@ -1,0 +1,213 @@
+-- Handing out jobs: the heads of the groups that fit the worker, merged, and the queues by turns.
+
+local function has_all(offered, required)
+  for _, label in ipairs(required) do
+    if not offered[label] then return false end
+  end
+  return true
+end
+
+local function as_set(list)
+  if not list then return nil end
+  local set = {}
+  for _, item in ipairs(list) do set[item] = true end
+  return set
+end
+
+local function fits(group, kinds, labels, room)
+  return (not kinds or kinds[group.kind]) and room[group.kind] ~= 0 and has_all(labels, group.labels)
+end
+
+-- Let jobs that have become due stand among those that are ready.
+local function promote(group)
+  local from, to = key('later', group.number), key('ready', group.number)
+  local due = call('ZRANGEBYSCORE', from, '-inf', now, 'WITHSCORES', 'LIMIT', 0, settings.at_once)
+  if #due == 0 then return end
+  for index = 1, #due, 2 do
+    local place, run_at = due[index], tonumber(due[index + 1])
+    zset(from, place, false)
+    zset(to, ready_place(run_at, string.sub(place, 11)), 2147483648 - tonumber(string.sub(place, 1, 10)))
+  end
+  touched[group.number] = true
+  flush()
+end
+
+-- The places of a sorted set, read a window at a time.
+local function places(at, window)
+  local stream = { at = at, window = window, offset = 0, index = 1, found = {} }
+  function stream.head()
+    if stream.index > #stream.found then
+      if stream.ended then return nil end
+      stream.found = call('ZRANGE', at, stream.offset, stream.offset + stream.window - 1, 'WITHSCORES')
+      stream.offset, stream.index = stream.offset + stream.window, 1
+      stream.ended = #stream.found < 2 * stream.window
+      if #stream.found == 0 then return nil end
+    end
+    return tonumber(stream.found[stream.index + 1]), stream.found[stream.index]
+  end
+  function stream.pass() stream.index = stream.index + 2 end
+  return stream
+end
+
+-- The groups of one queue in one order: take() gives the best job that is left.
+local function line_of(queue, kinds, labels, room, limit)
+  local fitting = {}
+  for _, number in ipairs(call('ZRANGEBYSCORE', key('due', queue), '-inf', now)) do
+    local group = group_of(tonumber(number))
+    if fits(group, kinds, labels, room) then promote(group) end
+  end
+  for _, number in ipairs(call('SMEMBERS', key('live', queue))) do
+    local group = group_of(tonumber(number))
+    if fits(group, kinds, labels, room) then insert(fitting, group) end
+  end
+  local window = min(limit, max(16, floor(limit / max(#fitting, 1)) + 1))
+  for _, group in ipairs(fitting) do group.places = places(key('ready', group.number), window) end
+  local line = {}
+  -- Find the best job that is left; return whether there is one.
+  function line.look()
+    if line.group and room[line.group.kind] ~= 0 then return true end
+    line.group = nil
+    local first
+    for _, group in ipairs(fitting) do
+      if room[group.kind] ~= 0 then
+        local score, place = group.places.head()
+        if score and (not first or score < first or (score == first and place < line.place)) then
+          line.group, line.place, first = group, place, score
+        end
+      end
+    end
+    return line.group ~= nil
+  end
+  function line.take()
+    local group = line.group
+    group.places.pass()
+    line.group = nil
+    return string.sub(line.place, 19), group
+  end
+  return line
+end
+
+-- Smooth weighted round robin over the queues that have something to give.
+local function whose_turn(lines, turns)
+  if #lines == 1 then return lines[1] end
+  local total, chosen = 0, nil
+  for _, line in ipairs(lines) do
+    local weight = turns.weights[line.number]
+    total = total + weight
+    turns.credit[line.number] = turns.credit[line.number] + weight
+    if not chosen or turns.credit[line.number] > turns.credit[chosen.number] then chosen = line end
+  end
+  turns.credit[chosen.number] = turns.credit[chosen.number] - total
+  return chosen
+end
+
+local function take_turns(lines, turns, room, limit)
+  local ids = {}
+  while #ids < limit do
+    local open = {}
+    for _, line in ipairs(lines) do
+      if line.look() then open[#open + 1] = line end
+    end
+    if #open == 0 then break end
+    local id, group = whose_turn(open, turns).take()
+    ids[#ids + 1] = id
+    if room[group.kind] then room[group.kind] = room[group.kind] - 1 end
+  end
+  return ids
+end
+
+local function is_paused(queue)
+  local till = call('HGET', PAUSES, queue)
+  return till and (till == '' or tonumber(till) > now)
+end
+
+-- Return whether a job may run; one that may not is ended.
+local function is_fit(job, ends)
+  if job.expires_at and job.expires_at <= now then
+    cancel(job, 'expired')
+  elseif job.deliveries >= job.max_attempts + settings.delivery_margin then
+    die(job, error_text('too many deliveries', format(
+      'it was claimed %d times and never given back or finished: it may kill its workers', job.deliveries)))
+  else
+    return true
+  end
+  insert(ends, end_of(job))
+end
+
+local function grant(job, wanted)
+  job.is_ready = true
+  move(job, 'running', function()
+    job.attempt = job.attempt + (wanted.began and 1 or 0)
+    job.deliveries = job.deliveries + 1
+    job.lease, job.worker, job.began = wanted.token, wanted.worker, wanted.began and 1 or nil
+    job.claimed_at, job.cancel, job.lease_expires = now, nil, now + wanted.ttl
+  end)
+  tell('started', job, wanted.worker, job.lease, job.attempt + (wanted.began and 0 or 1))
+end
+
+-- The results of the jobs that this one depends on.
+local function upstream(job)
+  if not job.parents then return false end
+  local outputs, parents = {}, parents_of(job)
+  load_all(parents)
+  for _, id in ipairs(parents) do
+    local parent = load(id)
+    if parent and parent.state == 'succeeded' then insert(outputs, { id, hget(RESULTS, id) or 'null' }) end
+  end
+  return outputs
+end
+
+-- Jobs as they are handed to a caller; their records must have been written.
+local function shown(ids)
+  local payloads, options = hmget(PAYLOADS, ids), hmget(OPTIONS, ids)
+  local results, errors, progress = hmget(RESULTS, ids), hmget(ERRORS, ids), hmget(PROGRESS, ids)
+  local found = {}
+  for index, id in ipairs(ids) do
+    local job = jobs[id]
+    job.options = options[index]
+    group_of(job.group)
+    found[index] = {
+      id, job.text, payloads[index] or '', options[index], errors[index], progress[index], results[index],
+      upstream(job),
+    }
+  end
+  return found
+end
+
+function actions.claim(wanted)
+  local kinds, labels, room = as_set(wanted.kinds), as_set(wanted.labels), wanted.room
+  local turns = { weights = wanted.weights, credit = wanted.credit }
+  local granted, ends, left = {}, {}, settings.at_once
+  while #granted < wanted.limit and left > 0 do
+    local lines = {}
+    for number, queue in ipairs(wanted.queues) do
+      if not is_paused(queue) then
+        local line = line_of(queue, kinds, labels, room, wanted.limit - #granted)
+        line.number = number
+        insert(lines, line)
+      end
+    end
+    local ids = take_turns(lines, turns, room, wanted.limit - #granted)
+    if #ids == 0 then break end
+    load_all(ids)
+    local unfit = 0
+    for _, id in ipairs(ids) do
+      local job = load(id)
+      if is_fit(job, ends) then
+        grant(job, wanted)
+        insert(granted, id)
+      else
+        unfit = unfit + 1
+        local kind = group_of(job.group).kind
+        if room[kind] then room[kind] = room[kind] + 1 end
+      end
+    end
+    if unfit > 0 then cancel_expired(ends) end
+    flush()
+    if unfit == 0 then break end
+    left = left - unfit
+  end
+  settle(ends)
+  flush()
+  return { shown(granted), turns.credit }
+end

@@ -1,0 +1,174 @@
+-- Rate limits, workers, schedules, the clock.
+
+function actions.now() return now end
+
+function actions.advance(by)
+  call('HINCRBY', ns .. ':meta', 'clock_offset', format('%.0f', by))
+  ready_anywhere, finished = true, true
+end
+
+-- Which form the data has; written by whoever comes first.
+function actions.version(current)
+  local found = call('HGET', ns .. ':meta', 'version')
+  if not found then call('HSET', ns .. ':meta', 'version', current) end
+  return tonumber(found or current)
+end
+
+function actions.wake(queue)
+  if queue then ready[queue] = true else ready_anywhere = true end
+end
+
+-- Rate limits, by the generic cell rate algorithm: one moment for each scope.
+
+function actions.configure(scope, capacity, per)
+  local text = call('HGET', LIMITS, scope)
+  local tat = text and cjson.decode(text)[3] or 0
+  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, tat))
+end
+
+function actions.acquire(scope, amount)
+  local text = call('HGET', LIMITS, scope)
+  if not text then return { 'unknown' } end
+  local capacity, per, tat = unpack(cjson.decode(text))
+  if amount > capacity then return { 'never', capacity } end
+  local after = max(tat, now) + floor(amount * per * 1000000 / capacity)
+  local wait = after - now - per * 1000000
+  if wait > 0 then return { 'wait', max(wait, 1) } end
+  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, after))
+  return { 'granted' }
+end
+
+actions.drain = drain
+
+function actions.limits() return call('HGETALL', LIMITS) end
+
+-- Workers: a hash for each, and when each was heard of.
+
+local SEEN = ns .. ':seen'
+
+function actions.register(id, info, state, in_flight)
+  call('HSET', key('worker', id), 'info', info, 'state', state, 'in_flight', in_flight,
+    'started_at', format('%.0f', now))
+  call('ZADD', SEEN, now, id)
+  call('DEL', key('commands', id))
+end
+
+function actions.heartbeat(id, state, in_flight)
+  if not call('ZSCORE', SEEN, id) then return false end
+  call('ZADD', SEEN, now, id)
+  call('HSET', key('worker', id), 'state', state, 'in_flight', in_flight)
+  local commands = call('LRANGE', key('commands', id), 0, -1)
+  call('DEL', key('commands', id))
+  return commands
+end
+
+function actions.send(id, command)
+  if not call('ZSCORE', SEEN, id) then return false end
+  call('RPUSH', key('commands', id), command)
+  return true
+end
+
+function actions.deregister(id)
+  call('ZREM', SEEN, id)
+  call('DEL', key('worker', id), key('commands', id))
+end
+
+local function workers(ids)
+  local rows = {}
+  for index = 1, #ids, 2 do
+    local row = call('HMGET', key('worker', ids[index]), 'info', 'state', 'in_flight', 'started_at')
+    insert(rows, { row[1], row[2], tonumber(row[3]), tonumber(row[4]), tonumber(ids[index + 1]) })
+  end
+  return rows
+end
+
+-- Remove and return workers that were not heard of for long.
+function actions.silent(older_than)
+  local ids = call('ZRANGEBYSCORE', SEEN, '-inf', '(' .. format('%.0f', now - older_than), 'WITHSCORES')
+  local rows = workers(ids)
+  for index = 1, #ids, 2 do actions.deregister(ids[index]) end
+  return rows
+end
+
+function actions.workers() return workers(call('ZRANGE', SEEN, 0, -1, 'WITHSCORES')) end
+
+-- Schedules: a hash for each, their names, and when those that are enabled fire next.
+
+local SCHEDULES, TICKS = ns .. ':schedules', ns .. ':ticks'
+
+local function set_times(name, enabled, due, last)
+  local at = key('schedule', name)
+  call('HSET', at, 'enabled', enabled and 1 or 0, 'next', due and format('%.0f', due) or '')
+  if last then call('HSET', at, 'last', format('%.0f', last)) end
+  if enabled and due then
+    call('ZADD', TICKS, due, name)
+  else
+    call('ZREM', TICKS, name)
+  end
+end
+
+local function schedule(name)
+  local row = call('HMGET', key('schedule', name), 'definition', 'enabled', 'next', 'last', 'timing')
+  if not row[1] then return nil end
+  return { name, row[1], row[2] == '1', tonumber(row[3] or '') or false, tonumber(row[4] or '') or false, row[5] }
+end
+
+-- The same timing goes on where it was, a changed one starts afresh.
+function actions.put_schedule(name, definition, timing, enabled, fresh)
+  local old = schedule(name)
+  local due = fresh
+  if old and old[3] and old[6] == timing then due = old[4] end
+  call('HSET', key('schedule', name), 'definition', definition, 'timing', timing)
+  call('SADD', SCHEDULES, name)
+  set_times(name, enabled, due)
+end
+
+function actions.schedule(name) return schedule(name) or false end
+
+function actions.schedules()
+  local rows = {}
+  for _, name in ipairs(call('SMEMBERS', SCHEDULES)) do insert(rows, schedule(name)) end
+  return rows
+end
+
+function actions.enable_schedule(name, enabled, fresh)
+  local found = schedule(name)
+  if not found then return false end
+  local due = found[4]
+  if enabled and not found[3] then due = fresh end
+  set_times(name, enabled, due)
+  return true
+end
+
+function actions.delete_schedule(name)
+  call('SREM', SCHEDULES, name)
+  call('ZREM', TICKS, name)
+  call('DEL', key('schedule', name))
+end
+
+local function next_tick()
+  local first = call('ZRANGE', TICKS, 0, 0, 'WITHSCORES')[2]
+  return first and tonumber(first) or false
+end
+
+function actions.due_schedules()
+  local rows = {}
+  for _, name in ipairs(call('ZRANGEBYSCORE', TICKS, '-inf', now)) do insert(rows, schedule(name)) end
+  return { rows, next_tick() }
+end
+
+-- Move schedules on, each only if nobody else has, and add the jobs of their ticks.
+function actions.fire(fired)
+  local outcomes = {}
+  for _, fire in ipairs(fired) do
+    local name, seen, due, last, texts, rows = unpack(fire)
+    local found = schedule(name)
+    if found and found[3] and found[4] == seen then
+      set_times(name, true, due, last)
+      local added = add_all(texts, rows)
+      for _, outcome in ipairs(added[2]) do insert(outcomes, { name, outcome[1], outcome[2] }) end
+      flush()
+    end
+  end
+  return { outcomes, next_tick() }
+end

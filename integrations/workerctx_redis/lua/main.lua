@@ -1,0 +1,23 @@
+-- Do what is asked, one after the other, then tell who waits.
+
+local results = {}
+for index, operation in ipairs(request[5]) do
+  local result = actions[operation[1]](unpack(operation, 2, 7))
+  flush()
+  if result == nil then result = false end
+  results[index] = result
+end
+
+local queues = ready_anywhere
+if not ready_anywhere then
+  queues = {}
+  for queue in pairs(ready) do insert(queues, queue) end
+end
+if ready_anywhere or #queues > 0 then
+  call('PUBLISH', channel .. ':ready', cjson.encode({ origin, ready_anywhere and null or queues }))
+end
+if finished then call('PUBLISH', channel .. ':finished', origin) end
+
+local texts = {}
+for number, text in pairs(named) do insert(texts, { number, text }) end
+return cmsgpack.pack({ now, results, events, texts, queues, finished, call('LLEN', SETTLING) > 0 })
