@@ -36,7 +36,7 @@ napoleon_custom_sections = ["Cancellation", "Threads"]
 # The build needs no network, so names of other projects cannot be looked up. Ours must resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!workerctx).*")]
 
-OURS = {"workerctx", "workerctx_opentelemetry", "workerctx_prometheus", "workerctx_starlette"}
+OURS = {"workerctx", "workerctx_opentelemetry", "workerctx_prometheus", "workerctx_redis", "workerctx_starlette"}
 PACKAGES = (
     "workerctx.lifecycle",
     "workerctx.queue",
@@ -45,6 +45,7 @@ PACKAGES = (
     "workerctx.runtime",
     "workerctx.testing",
     "workerctx_starlette",
+    "workerctx_redis",
     "workerctx_prometheus",
     "workerctx_opentelemetry",
 )
