@@ -9,7 +9,7 @@ import attrs
 from workerctx.errors import InvalidRequest, StoreUnavailable
 from workerctx.queue.ids import new_id
 from workerctx.queue.model import EnqueueOutcome
-from workerctx.queue.sql import json_text, optional_micros, options_text, to_micros
+from workerctx.queue.sql.rows import json_text, optional_micros, options_text, to_micros
 from workerctx_redis._operations import Operation, done
 
 if TYPE_CHECKING:

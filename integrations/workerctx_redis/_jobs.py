@@ -11,7 +11,7 @@ from workerctx.errors import InvalidRequest, JobNotFound, LeaseExpired, LeaseLos
 from workerctx.queue.ids import new_id
 from workerctx.queue.model import CancelReason, JobPage, JobState, Lease, QueueInfo, Renewed
 from workerctx.queue.skeleton import JobQueueSkeleton
-from workerctx.queue.sql import MICROSECONDS, from_micros, optional_micros, optional_seconds, to_micros
+from workerctx.queue.sql.rows import MICROSECONDS, from_micros, optional_micros, optional_seconds, to_micros
 from workerctx_redis import _adding as adding
 from workerctx_redis import _operations as operations
 from workerctx_redis._operations import Answer, Operation, done

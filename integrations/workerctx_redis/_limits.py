@@ -9,7 +9,7 @@ import attrs
 from workerctx.errors import InvalidRequest, Throttled, UnknownScope
 from workerctx.queue.codec import decode_json
 from workerctx.queue.limits import Granted, RateLimit
-from workerctx.queue.sql import from_micros, to_micros
+from workerctx.queue.sql.rows import from_micros, to_micros
 from workerctx_redis._operations import Answer, Operation, done
 
 if TYPE_CHECKING:

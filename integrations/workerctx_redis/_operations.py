@@ -18,7 +18,7 @@ from workerctx.queue import transitions
 from workerctx.queue.codec import encode_json
 from workerctx.queue.finish import CompleteLease, FailLease, ReleaseLease, SnoozeLease, ThrottleLease
 from workerctx.queue.ids import new_id
-from workerctx.queue.sql import to_micros
+from workerctx.queue.sql.rows import to_micros
 from workerctx_redis._records import split_lease, to_claimed
 
 if TYPE_CHECKING:

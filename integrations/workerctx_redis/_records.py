@@ -19,7 +19,7 @@ from workerctx.queue.events import (
     Started,
 )
 from workerctx.queue.model import CancelReason, FailedAttempt, JobError, JobState, Lease, QueuedJob
-from workerctx.queue.sql import MICROSECONDS, Options, from_micros, optional_seconds
+from workerctx.queue.sql.rows import MICROSECONDS, Options, from_micros, optional_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

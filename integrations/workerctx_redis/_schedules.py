@@ -9,8 +9,8 @@ import attrs
 from workerctx.errors import ScheduleNotFound
 from workerctx.queue.model import EnqueueOutcome
 from workerctx.queue.schedule import Fired
-from workerctx.queue.sql import from_micros, json_text, optional_micros, to_micros
-from workerctx.queue.sqlite.schedules import definition_text, read_schedule
+from workerctx.queue.sql.rows import from_micros, json_text, optional_micros, to_micros
+from workerctx.queue.sql.schedules import definition_text, read_schedule
 from workerctx_redis import _adding as adding
 from workerctx_redis._operations import Answer, Operation, done
 

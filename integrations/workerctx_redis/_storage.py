@@ -10,7 +10,7 @@ import attrs
 from workerctx.errors import InvalidRequest, StoreClosed
 from workerctx.queue.broadcast import Broadcast
 from workerctx.queue.ids import new_id
-from workerctx.queue.sql import from_micros, to_micros
+from workerctx.queue.sql.rows import from_micros, to_micros
 from workerctx_redis._client import channel
 from workerctx_redis._endpoint import Endpoint
 from workerctx_redis._jobs import RedisJobs

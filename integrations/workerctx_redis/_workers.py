@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from workerctx.errors import WorkerNotFound
-from workerctx.queue.sql import from_micros, json_text, to_micros
+from workerctx.queue.sql.rows import from_micros, json_text, to_micros
 from workerctx.queue.workers import WorkerCommand, WorkerInfo
 from workerctx_redis._operations import Answer, Operation, done
 
