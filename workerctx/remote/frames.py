@@ -92,10 +92,12 @@ class Credit(Frame, tag="credit", frozen=True):
     Attributes:
         received: How many tasks have arrived in this session.
         free: How many more may be sent.
+        at_once: Whether their runs would begin on arrival; otherwise some would wait for a slot, and I say `Began`.
     """
 
     received: int
     free: int
+    at_once: bool = False
 
 
 class Began(Frame, tag="began", frozen=True):

@@ -1,0 +1,114 @@
+"""What handlers ask of the store from afar, until it is answered, over as many sessions as that takes."""
+
+from __future__ import annotations
+
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from attrs import define, field
+
+from workerctx.errors import StoreClosed, StoreUnavailable
+from workerctx.lifecycle.latch import Latch
+from workerctx.remote.asking import encode_call, read_reply
+from workerctx.remote.frames import Reply, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from workerctx.remote.calls import Call
+
+PATIENCE: Final = 30.0
+"""Seconds to wait for an answer, reconnecting included."""
+
+
+@define(eq=False)
+class _Ask:
+    call: Call
+    reply: Reply | None = None
+    sent: bool = False
+    again: bool = False
+    over: bool = False
+    answered: Latch = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.answered = Latch(lambda: self.reply is not None or self.over)
+
+
+@define(eq=False)
+class Asks:
+    """The open questions of one worker.
+
+    Attributes:
+        wake: Has the session look for something to say.
+
+    Threads: any.
+    """
+
+    wake: Callable[[], object] = field(default=lambda: None)
+    _open: dict[int, _Ask] = field(factory=dict[int, _Ask], init=False)
+    _numbers: Iterator[int] = field(factory=lambda: count(1), init=False)
+    _over: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+
+    async def ask(self, call: Call) -> Any:
+        """Have the gateway perform a call, and return what it returns.
+
+        Raises:
+            StoreUnavailable: There was no answer in time; the call was performed or not.
+            StoreClosed: The worker has no session any more.
+            Exception: What the store raised.
+
+        Cancellation: the call is performed or not, never half.
+        """
+        ask = _Ask(call)
+        with self._lock:
+            number = next(self._numbers)
+            if not self._over:
+                self._open[number] = ask
+            ask.over = self._over
+        self.wake()
+        try:
+            with anyio.move_on_after(PATIENCE):
+                await ask.answered.wait()
+        finally:
+            with self._lock:
+                self._open.pop(number, None)
+        if ask.reply is not None:
+            return read_reply(call, ask.reply)
+        if ask.over:
+            raise StoreClosed("the worker has no session with its gateway any more")
+        raise StoreUnavailable(f"the gateway did not answer within {PATIENCE:g} seconds")
+
+    def collect(self) -> Sequence[Request]:
+        """Take the questions that were not asked in this session."""
+        with self._lock:
+            fresh = [(number, ask) for number, ask in self._open.items() if not ask.sent]
+            for _, ask in fresh:
+                ask.sent = True
+            return [Request(number, encode_call(ask.call), ask.again) for number, ask in fresh]
+
+    def renew(self) -> None:
+        """Begin a new session: what was asked in an earlier one is asked again."""
+        with self._lock:
+            for ask in self._open.values():
+                ask.again |= ask.sent
+                ask.sent = False
+
+    def answer(self, reply: Reply) -> None:
+        """Hand on an answer; one that nobody waits for is left out."""
+        with self._lock:
+            ask = self._open.get(reply.id)
+        if ask is not None:
+            ask.reply = reply
+            ask.answered.wake()
+
+    def end(self) -> None:
+        """Answer nothing more."""
+        with self._lock:
+            self._over = True
+            asks = list(self._open.values())
+        for ask in asks:
+            ask.over = True
+            ask.answered.wake()

@@ -1,0 +1,350 @@
+"""The hatch between a worker's event loop and the thread of its session: jobs in, outcomes out.
+
+Neither side waits for the other. The worker takes what has arrived and puts down what has become of it; the session
+collects what there is to say whenever it can say something. What one session could not say, the next one does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field
+
+from workerctx.errors import ProtocolError
+from workerctx.lifecycle.latch import Latch
+from workerctx.queue import CancelReason, CompleteLease, FailLease, JobError, ReleaseLease
+from workerctx.remote.frames import Began, Credit, Drain, Heartbeat, Progress, Task, outcome_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from workerctx.queue import Claimed, Finish
+    from workerctx.remote.asks import Asks
+    from workerctx.remote.frames import FromWorker, ResultAck
+    from workerctx.remote.unacked import UnackedResults
+    from workerctx.remote.wire import BrokenTask
+
+_log = logging.getLogger("workerctx")
+
+_LOST: Final = CancelReason.LEASE_LOST
+
+
+@define(eq=False)
+class Hatch:
+    """What passes between a worker and its sessions, of which there is at most one at a time.
+
+    Args:
+        worker_id: Whose leases these are.
+        kinds: What the worker can run.
+        unacked: The outcomes that must still be told.
+        asks: What handlers ask of the store.
+
+    Attributes:
+        on_news: Told which runs should stop and why, in the session's thread.
+        on_late: Told which leases were lost after their run, in the session's thread.
+
+    Threads: any.
+    """
+
+    worker_id: str
+    kinds: Collection[str]
+    unacked: UnackedResults
+    asks: Asks
+    on_news: Callable[[Mapping[str, CancelReason]], object] = field(default=lambda _: None)
+    on_late: Callable[[Sequence[str]], object] = field(default=lambda _: None)
+    state: str = field(default="pending", init=False)
+    """What the worker says of itself."""
+    in_flight: int = field(default=0, init=False)
+    """How many jobs run."""
+    arrivals: int = field(default=0, init=False)
+    """Rises whenever it is worth looking for jobs."""
+    arrived: Latch = field(init=False)
+    """Wakes the worker at each rise."""
+    news: Latch = field(init=False)
+    """Holds while there is something to say; wakes the session."""
+    _lock: threading.RLock = field(factory=threading.RLock, init=False)
+    _inbox: deque[tuple[Claimed, float]] = field(factory=deque["tuple[Claimed, float]"], init=False)
+    """Jobs that the worker has not taken yet, and when they came on the session's clock."""
+    _held: dict[str, None] = field(factory=dict[str, None], init=False)
+    """Leases that are ours until their outcome is acknowledged."""
+    _uncounted: set[str] = field(factory=set[str], init=False)
+    """Those whose run the store does not know to begin."""
+    _begun: set[str] = field(factory=set[str], init=False)
+    """Those among them whose run has begun."""
+    _to_begin: list[str] = field(factory=list[str], init=False)
+    _to_tell: dict[str, Finish] = field(factory=dict[str, "Finish"], init=False)
+    _progress: dict[str, bytes] = field(factory=dict[str, bytes], init=False)
+    _commands: list[str] = field(factory=list[str], init=False)
+    _open: bool = field(default=False, init=False)
+    """Whether jobs may come: there is a session, and everything older was told in it."""
+    _received: int = field(default=0, init=False)
+    _allowed: int = field(default=0, init=False)
+    """How many tasks this session may bring in all."""
+    _told_allowed: int = field(default=0, init=False)
+    _at_once: bool = field(default=True, init=False)
+    _wanted: int = field(default=0, init=False)
+    """How many jobs the worker could take at its last look, beside those it got then."""
+    _leaving: str | None = field(default=None, init=False)
+    """Why the worker takes nothing more, until it was said."""
+    _woken: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.arrived = Latch(lambda: False)
+        self.news = Latch(lambda: self._woken)
+        self._held = dict.fromkeys(finish.lease_id for finish in self.unacked.snapshot())
+
+    # The worker's side --------------------------------------------------------
+
+    def take(self, limit: int, *, at_once: bool) -> Sequence[Claimed]:
+        """Take jobs that have arrived, and ask for as many more as are missing."""
+        with self._lock:
+            claimed = [self._inbox.popleft()[0] for _ in range(min(limit, len(self._inbox)))]
+            if at_once:
+                self._begin([lease.id for _, lease in claimed])
+            self._wanted = 0 if self.unacked.is_full else limit - len(claimed)
+            self._at_once = at_once
+            self._grant()
+            return claimed
+
+    def take_nothing(self, leaving: str | None = None) -> None:
+        """Ask for nothing, until the next `take`; or for good, if a reason for leaving is given."""
+        with self._lock:
+            self._wanted = 0
+            self._leaving = leaving
+            self._grant()
+            self.wake()
+
+    def tell(self, finishes: Sequence[Finish], began: Collection[str]) -> None:
+        """Put down what became of runs, and which have begun; outcomes are recorded when this returns.
+
+        May take long if `UnackedResults.waits_for_disk`.
+        """
+        self.unacked.record(finishes)
+        with self._lock:
+            for finish in finishes:
+                self._begun.discard(finish.lease_id)
+                self._uncounted.discard(finish.lease_id)
+                self._progress.pop(finish.lease_id, None)
+                self._to_tell[finish.lease_id] = finish
+            self._begin(began)
+            self.wake()
+
+    def progress(self, lease_id: str, value: bytes) -> None:
+        """Put down how far a run is; only the newest value is told."""
+        with self._lock:
+            if lease_id in self._held:
+                self._progress[lease_id] = value
+                self.wake()
+
+    def commands(self) -> Sequence[str]:
+        """Take what operators sent to this worker."""
+        with self._lock:
+            commands, self._commands = self._commands, []
+            return commands
+
+    @property
+    def owes(self) -> int:
+        """How many outcomes were not acknowledged."""
+        return len(self.unacked)
+
+    def wake(self) -> None:
+        """Have the session look for something to say."""
+        if not self._woken:
+            self._woken = True
+            self.news.wake()
+
+    # The session's side -------------------------------------------------------
+
+    @property
+    def holding(self) -> tuple[str, ...]:
+        """Every lease that is ours."""
+        with self._lock:
+            return tuple(self._held)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a lease is held or an outcome is owed."""
+        return bool(self._held) or bool(self.unacked)
+
+    def replay(self) -> Sequence[FromWorker]:
+        """Begin a new session: return what was not acknowledged in earlier ones."""
+        with self._lock:
+            self._received = self._allowed = self._told_allowed = 0
+            self._to_tell.clear()
+            self._to_begin = [lease_id for lease_id in self._begun if lease_id in self._held]
+            return [outcome_frame(finish) for finish in self.unacked.snapshot()]
+
+    def open(self) -> None:
+        """Let jobs come."""
+        with self._lock:
+            self._open = True
+            self._grant()
+            self.wake()
+        self._look()
+
+    def shut(self) -> None:
+        """Let no jobs come: the session ends, or is about to."""
+        with self._lock:
+            self._open = False
+            self._grant()
+            self.wake()
+
+    def collect(self) -> tuple[Sequence[FromWorker], int]:
+        """Take what there is to say, and how many outcomes are in it."""
+        with self._lock:
+            self._woken = False
+            frames: list[FromWorker] = []
+            if self._to_begin:
+                frames.append(Began(tuple(self._to_begin)))
+                self._to_begin = []
+            finishes, self._to_tell = self._to_tell, {}
+            frames += map(outcome_frame, finishes.values())
+            progress, self._progress = self._progress, {}
+            frames += [Progress(lease_id, value) for lease_id, value in progress.items()]
+            if self._allowed != self._told_allowed:
+                self._told_allowed = self._allowed
+                frames.append(Credit(self._received, max(0, self._allowed - self._received), self._at_once))
+            if self._leaving is not None:
+                frames.append(Drain(self._leaving))
+                self._leaving = None
+            frames += self.asks.collect()
+            return frames, len(finishes)
+
+    def heartbeat(self) -> Heartbeat:
+        """Return what to say of our health."""
+        return Heartbeat(self.holding, self.in_flight, self.state)
+
+    def deliver(self, task: Task | BrokenTask, now: float) -> None:
+        """Put a job where the worker finds it; one that makes no sense fails.
+
+        Args:
+            task: What the gateway sent.
+            now: On the session's clock.
+        """
+        with self._lock:
+            self._received += 1
+            if task.lease_id in self._held:
+                _log.warning("the gateway sent the task of lease %s twice; the second is left out", task.lease_id)
+                return
+            self._held[task.lease_id] = None
+        try:
+            job, lease = self._check(task)
+        except ProtocolError as exc:
+            _log.warning("a task of the gateway cannot be run: %s", exc)
+            self.tell([FailLease(task.lease_id, JobError("MalformedTask", str(exc)), retryable=False)], ())
+            with self._lock:
+                self._grant()
+            return
+        with self._lock:
+            if isinstance(task, Task) and not task.counted:
+                self._uncounted.add(lease.id)
+            self._inbox.append(((job, lease), now))
+        self._look()
+
+    def oldest(self) -> float | None:
+        """Return when the job came that waits longest to be taken, on the session's clock."""
+        with self._lock:
+            return self._inbox[0][1] if self._inbox else None
+
+    def give_back(self, until: float) -> None:
+        """Give back jobs that came before this moment and were not taken, and take no more until the worker asks."""
+        surplus: list[Finish] = []
+        with self._lock:
+            while self._inbox and self._inbox[0][1] <= until:
+                surplus.append(ReleaseLease(self._inbox.popleft()[0][1].id))
+            if surplus:
+                self._wanted = 0
+                self._grant()
+        if surplus:
+            self.tell(surplus, ())
+            self._look()
+
+    def acknowledged(self, ack: ResultAck) -> None:
+        """Forget outcomes that were taken, and fail those that cannot be stored."""
+        was_full = self.unacked.is_full
+        with self._lock:
+            for lease_id in (*ack.accepted, *ack.lost):
+                self._held.pop(lease_id, None)
+        known = self.unacked.acknowledge((*ack.accepted, *ack.lost))
+        late = [
+            finish.lease_id for finish in known if finish.lease_id in ack.lost and not isinstance(finish, ReleaseLease)
+        ]
+        if late:
+            self.on_late(late)
+        for lease_id, reason in ack.refused.items():
+            self._refused(lease_id, reason)
+        self.wake()
+        if was_full:
+            self._look()
+
+    def stop_runs(self, news: Mapping[str, CancelReason]) -> None:
+        """Stop runs, or see to it that they never begin; of lost leases nobody wants to hear."""
+        waiting: list[Finish] = []
+        running: dict[str, CancelReason] = {}
+        with self._lock:
+            inbox = {claimed[1].id: (claimed, came) for claimed, came in self._inbox}
+            for lease_id, reason in news.items():
+                if lease_id not in self._held or self.unacked.get(lease_id) is not None:
+                    continue
+                if lease_id in inbox:
+                    self._inbox.remove(inbox[lease_id])
+                    if reason is not _LOST:
+                        waiting.append(ReleaseLease(lease_id))
+                else:
+                    running[lease_id] = reason
+                if reason is _LOST:
+                    self._forget(lease_id)
+        if waiting:
+            self.tell(waiting, ())
+        if running:
+            self.on_news(running)
+
+    def command(self, words: Iterable[str]) -> None:
+        """Hand on what operators sent to this worker."""
+        with self._lock:
+            self._commands += words
+
+    # Inside -------------------------------------------------------------------
+
+    def _check(self, task: Task | BrokenTask) -> Claimed:
+        if not isinstance(task, Task):
+            raise ProtocolError(task.reason)
+        job, lease = task.claimed(self.worker_id)
+        if job.kind not in self.kinds:
+            raise ProtocolError(f"this worker has no handler for the kind {job.kind!r}")
+        return job, lease
+
+    def _begin(self, lease_ids: Iterable[str]) -> None:
+        fresh = [lease_id for lease_id in lease_ids if lease_id in self._uncounted and lease_id not in self._begun]
+        self._begun.update(fresh)
+        self._to_begin += fresh
+
+    def _grant(self) -> None:
+        more = self._wanted - len(self._inbox) if self._open else 0
+        self._allowed = self._received + max(0, more)
+        if self._allowed != self._told_allowed:
+            self.wake()
+
+    def _refused(self, lease_id: str, reason: str) -> None:
+        finish = self.unacked.get(lease_id)
+        _log.error("the gateway cannot store the outcome of lease %s: %s", lease_id, reason)
+        if isinstance(finish, FailLease) and finish.delay is None:  # there is nothing plainer to say
+            self.unacked.acknowledge([lease_id])
+            with self._lock:
+                self._forget(lease_id)
+        elif finish is not None:
+            kind = "InvalidRequest" if isinstance(finish, CompleteLease) else "InvalidOutcome"
+            self.tell([FailLease(lease_id, JobError(kind, reason))], ())
+
+    def _forget(self, lease_id: str) -> None:
+        self._held.pop(lease_id, None)
+        self._uncounted.discard(lease_id)
+        self._begun.discard(lease_id)
+        self._progress.pop(lease_id, None)
+
+    def _look(self) -> None:
+        self.arrivals += 1
+        self.arrived.wake()

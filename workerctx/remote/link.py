@@ -1,0 +1,215 @@
+"""The life of a worker's sessions: one after the other, as the reconnect machine decides."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import anyio
+from attrs import define, field
+
+from workerctx.errors import RemoteError, SessionLost
+from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.latch import Latch
+from workerctx.remote.reconnect import Connect, End, Reconnect, Wait
+from workerctx.remote.serving import Serving
+from workerctx.remote.session import register
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workerctx.remote.frames import Register, RegisterAck
+    from workerctx.remote.hatch import Hatch
+    from workerctx.remote.reconnect import ReconnectConfig, Step
+    from workerctx.remote.session import Connector, WorkerSession
+
+_log = logging.getLogger("workerctx")
+
+
+@define(eq=False)
+class Link:
+    """Keeps a worker connected.
+
+    Args:
+        connect: Opens a session.
+        introduction: Makes the frame with which the worker registers.
+        hatch: Where jobs go and outcomes come from.
+        reconnect: How patient to be.
+        window: Seconds after which a job that the worker did not take is given back.
+        single: Whether the first session is the only one.
+
+    Attributes:
+        on_change: Told of each change between connected and not, in the session's thread.
+        ack: How the gateway answered the last registration.
+        error: How it ended, once it has.
+    """
+
+    connect: Connector
+    introduction: Callable[[], Register]
+    hatch: Hatch
+    reconnect: ReconnectConfig
+    window: float
+    single: bool = False
+    on_change: Callable[[str | None], object] = field(default=lambda _: None)
+    ack: RegisterAck | None = field(default=None, init=False)
+    error: BaseException | None = field(default=None, init=False)
+    machine: Reconnect = field(init=False)
+    changed: Latch = field(init=False)
+    """Holds once there was a registration, or there will be none."""
+    ended: Latch = field(init=False)
+    """Holds once there is and will be no session."""
+    _over: bool = field(default=False, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _stop: Latch = field(init=False)
+    _finishing: bool = field(default=False, init=False)
+    _aborted: bool = field(default=False, init=False)
+    _abort: Latch = field(init=False)
+    _serving: Serving | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.machine = Reconnect(self.reconnect)
+        self.changed = Latch(lambda: self.ack is not None or self._over)
+        self.ended = Latch(lambda: self._over)
+        self._stop = Latch(lambda: self._stopping)
+        self._abort = Latch(lambda: self._aborted)
+
+    # From any thread ----------------------------------------------------------
+
+    def stop(self) -> None:
+        """Make no new session; one that serves goes on until `finish`.
+
+        Threads: any.
+        """
+        self._stopping = True
+        self._stop.wake()
+
+    def finish(self) -> None:
+        """End once the gateway has acknowledged every outcome.
+
+        Threads: any.
+        """
+        self._finishing = True
+        self.stop()
+        if self._serving is not None:
+            self._serving.look()
+
+    def abort(self) -> None:
+        """End now, whatever was not told.
+
+        Threads: any.
+        """
+        self._aborted = True
+        self._abort.wake()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is and will be no session."""
+        return self._over
+
+    # In the session's thread --------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep connected until the end; `error` says how it came."""
+        try:
+            with anyio.CancelScope() as scope, self._abort.cancelling(scope):
+                await self._keep()
+            if self._aborted and self.error is None and self.hatch.owes:
+                self.error = SessionLost(
+                    f"{self.hatch.owes} outcomes were not acknowledged in time; their jobs will run again"
+                )
+        except Exception as exc:  # noqa: BLE001 - handed to whoever runs the worker
+            self.error = collapse(exc)
+        finally:
+            self._over = True
+            self.hatch.asks.end()
+            self.changed.wake()
+            self.ended.wake()
+
+    async def _keep(self) -> None:
+        step = self.machine.begin()
+        while True:
+            match step:
+                case Connect():
+                    step = await self._session()
+                case Wait():
+                    step = await self._wait(step.seconds)
+                case End():
+                    self.error = step.error
+                    return
+                case _:
+                    raise AssertionError(step)
+
+    async def _wait(self, seconds: float) -> Step:
+        if self._stopping:
+            return self.machine.shutdown()
+        with anyio.CancelScope() as scope, self._stop.cancelling(scope):
+            await anyio.sleep(seconds)
+        return self.machine.shutdown() if self._stopping else self.machine.waited()
+
+    async def _session(self) -> Step:
+        """Open a session, use it, close it, and say what follows from its end."""
+        step: Step | None = None
+        with anyio.CancelScope() as scope, ExitStack() as armed:
+            # A stop wins over everything that comes before serving.
+            armed.enter_context(self._stop.cancelling(scope))
+            try:
+                async with self.connect() as session:
+                    step = await self._use(session, armed)
+            except Exception as exc:  # noqa: BLE001 - a session that cannot be opened may be another time
+                error = _as_remote(collapse(exc))
+                if step is None:
+                    _log.warning("no session with the gateway: %s", error)
+                    step = self.machine.connect_failed(error)
+        return self.machine.shutdown() if step is None else step
+
+    async def _use(self, session: WorkerSession, armed: ExitStack) -> Step:
+        machine, hatch, patience = self.machine, self.hatch, self.reconnect.max_backoff
+        try:
+            ack, early = await register(session, self.introduction(), patience)
+        except RemoteError as exc:
+            _log.warning("no session with the gateway: %s", exc)
+            return machine.connect_failed(exc)
+        machine.registered(anyio.current_time())
+        self.ack = ack
+        self.changed.wake()
+        _log.info("registered with the gateway as %s in namespace %s", ack.worker_id, ack.namespace)
+        serving = Serving(session, ack, hatch, machine, patience, self.window, lambda: self._finishing)
+        try:
+            await serving.replay()
+        except RemoteError as exc:
+            return self._lost(exc)
+        armed.close()
+        if self._stopping:
+            return machine.shutdown()
+        machine.replayed()
+        self.on_change(None)
+        self._serving = serving
+        try:
+            error = await serving.run(early)
+        finally:
+            self._serving = None
+        return self._lost(error)
+
+    def _lost(self, error: RemoteError | None) -> Step:
+        """Say what follows from the end of a session that was registered."""
+        now, owes = anyio.current_time(), self.hatch.owes
+        said = "it was closed" if error is None else str(error)
+        self.on_change(f"the session with the gateway is over: {said}")
+        if self.single:
+            return End(error)
+        if not self._stopping:
+            _log.warning("the session with the gateway is over: %s", said)
+            return self.machine.lost(error, now)
+        self.machine.shutdown()
+        if not owes:
+            return self.machine.finished()
+        return self.machine.lost(error or SessionLost(f"{owes} outcomes were not acknowledged: {said}"), now)
+
+
+def _as_remote(error: BaseException) -> RemoteError:
+    if isinstance(error, RemoteError):
+        return error
+    lost = SessionLost(f"no session could be opened: {type(error).__name__}: {error}")
+    lost.__cause__ = error
+    return lost
