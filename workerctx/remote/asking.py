@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from workerctx.remote.calls import Call
     from workerctx.remote.frames import Request
 
+R = TypeVar("R")
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[AnyCall]] = msgspec.msgpack.Decoder(AnyCall)
 
 
-def encode_call(call: Call) -> msgspec.Raw:
+def encode_call(call: Call[Any]) -> msgspec.Raw:
     """Return a call as it stands in a `Request`."""
     return msgspec.Raw(_encoder.encode(call))
 
@@ -53,14 +55,14 @@ async def answer(request: Request, storage: Storage, *, steering: bool = False) 
         return Reply(request.id, fault=Fault.of(exc))
 
 
-def _refuse_steering(call: Call, *, allowed: bool) -> None:
+def _refuse_steering(call: Call[Any], *, allowed: bool) -> None:
     if call.steers and not allowed:
         raise QueueError(
             f"a remote worker may not call {type(call).__name__}: let its gateway allow steering, or ask an operator"
         )
 
 
-def read_reply(call: Call, reply: Reply) -> Any:
+def read_reply(call: Call[R], reply: Reply) -> R:
     """Return what a call returned, or raise what it raised.
 
     Raises:
@@ -70,6 +72,6 @@ def read_reply(call: Call, reply: Reply) -> Any:
     if reply.fault is not None:
         raise reply.fault.exception()
     try:
-        return msgspec.msgpack.decode(reply.value, type=call.returns)
+        return cast("R", msgspec.msgpack.decode(reply.value, type=call.returns))
     except UNREADABLE as exc:
         raise StoreUnavailable(f"the gateway's answer to {type(call).__name__} cannot be understood: {exc}") from exc

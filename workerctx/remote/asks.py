@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 from attrs import define, field
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     from workerctx.remote.calls import Call
 
+R = TypeVar("R")
+
 PATIENCE: Final = 30.0
 """Seconds to wait for an answer, reconnecting included."""
 
 
 @define(eq=False)
 class _Ask:
-    call: Call
+    call: Call[Any]
     reply: Reply | None = None
     sent: bool = False
     again: bool = False
@@ -52,7 +54,7 @@ class Asks:
     _over: bool = field(default=False, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
-    async def ask(self, call: Call) -> Any:
+    async def ask(self, call: Call[R]) -> R:
         """Have the gateway perform a call, and return what it returns.
 
         Raises:

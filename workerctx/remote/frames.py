@@ -18,15 +18,9 @@ import msgspec
 from workerctx.errors import ProtocolError
 from workerctx.queue import (
     Claimed,
-    CompleteLease,
-    FailLease,
-    Finish,
     JobState,
     Lease,
     QueuedJob,
-    ReleaseLease,
-    SnoozeLease,
-    ThrottleLease,
 )
 from workerctx.remote.faults import UNREADABLE, Fault
 from workerctx.remote.records import ErrorRecord, JobRecord
@@ -62,6 +56,7 @@ class Register(Frame, tag="register", frozen=True, kw_only=True):
         worker_id: The same in every session of this worker.
         namespaces: Those I may serve; the gateway grants the first that my credentials allow.
         queues: What I serve, in order.
+        weights: How often each queue is served compared to the others, see `ClaimRequest`.
         kinds: What I can run.
         labels: What I offer to jobs that require labels.
         concurrency: How many jobs I run at once.
@@ -76,6 +71,7 @@ class Register(Frame, tag="register", frozen=True, kw_only=True):
     versions: tuple[int, ...] = VERSIONS
     namespaces: tuple[str, ...] = ("default",)
     queues: tuple[str, ...] = ("default",)
+    weights: dict[str, int] = {}
     kinds: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     concurrency: int = 1
@@ -93,11 +89,13 @@ class Credit(Frame, tag="credit", frozen=True):
         received: How many tasks have arrived in this session.
         free: How many more may be sent.
         at_once: Whether their runs would begin on arrival; otherwise some would wait for a slot, and I say `Began`.
+        kind_limits: Of each of these kinds at most so many among them.
     """
 
     received: int
     free: int
     at_once: bool = False
+    kind_limits: dict[str, int] = {}
 
 
 class Began(Frame, tag="began", frozen=True):
@@ -318,49 +316,3 @@ class Reply(Frame, tag="reply", frozen=True):
 
 FromWorker: TypeAlias = Register | Credit | Began | Result | Failure | Progress | Heartbeat | Request | Drain
 FromGateway: TypeAlias = RegisterAck | Denied | Task | ResultAck | HeartbeatAck | Cancel | Reply | Drain
-
-
-# Outcomes ---------------------------------------------------------------------
-
-
-def outcome_frame(finish: Finish) -> Result | Failure:
-    """Say what a worker tells its store of a run."""
-    match finish:
-        case CompleteLease(lease_id, outputs):
-            return Result(lease_id, outputs)
-        case FailLease(lease_id, error, retryable, delay):
-            return Failure(lease_id, "fail" if retryable else "abort", ErrorRecord.of(error), delay)
-        case ReleaseLease(lease_id):
-            return Failure(lease_id, "release")
-        case SnoozeLease(lease_id, delay):
-            return Failure(lease_id, "snooze", delay=delay)
-        case ThrottleLease(lease_id, retry_after, scope):
-            return Failure(lease_id, "throttle", delay=retry_after, scope=scope)
-
-
-def finish_of(frame: Result | Failure) -> Finish:
-    """Return what the store is to be told.
-
-    Raises:
-        ProtocolError: What should be JSON is not; answer with `ResultAck.refused`.
-    """
-    try:
-        return _finish_of(frame)
-    except UNREADABLE as exc:
-        raise ProtocolError(f"what became of lease {frame.lease_id!r} cannot be understood: {exc}") from exc
-
-
-def _finish_of(frame: Result | Failure) -> Finish:
-    if isinstance(frame, Result):
-        msgspec.json.decode(frame.outputs)
-        return CompleteLease(frame.lease_id, frame.outputs)
-    match frame.outcome:
-        case "release":
-            return ReleaseLease(frame.lease_id)
-        case "snooze":
-            return SnoozeLease(frame.lease_id, frame.delay or 0.0)
-        case "throttle":
-            return ThrottleLease(frame.lease_id, frame.delay or 0.0, frame.scope)
-        case _:
-            error = (frame.error or ErrorRecord("Error", "the worker did not say what went wrong")).error()
-            return FailLease(frame.lease_id, error, frame.outcome == "fail", frame.delay)

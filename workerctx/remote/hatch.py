@@ -16,12 +16,13 @@ from attrs import define, field
 from workerctx.errors import ProtocolError
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue import CancelReason, CompleteLease, FailLease, JobError, ReleaseLease
-from workerctx.remote.frames import Began, Credit, Drain, Heartbeat, Progress, Task, outcome_frame
+from workerctx.remote.frames import Began, Credit, Drain, Heartbeat, Progress, Task
+from workerctx.remote.outcomes import outcome_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from workerctx.queue import Claimed, Finish
+    from workerctx.queue import Claimed, ClaimRequest, Finish
     from workerctx.remote.asks import Asks
     from workerctx.remote.frames import FromWorker, ResultAck
     from workerctx.remote.unacked import UnackedResults
@@ -84,7 +85,8 @@ class Hatch:
     _allowed: int = field(default=0, init=False)
     """How many tasks this session may bring in all."""
     _told_allowed: int = field(default=0, init=False)
-    _at_once: bool = field(default=True, init=False)
+    _claim: ClaimRequest | None = field(default=None, init=False)
+    """How the worker asked last."""
     _wanted: int = field(default=0, init=False)
     """How many jobs the worker could take at its last look, beside those it got then."""
     _leaving: str | None = field(default=None, init=False)
@@ -98,14 +100,14 @@ class Hatch:
 
     # The worker's side --------------------------------------------------------
 
-    def take(self, limit: int, *, at_once: bool) -> Sequence[Claimed]:
+    def take(self, claim: ClaimRequest) -> Sequence[Claimed]:
         """Take jobs that have arrived, and ask for as many more as are missing."""
         with self._lock:
-            claimed = [self._inbox.popleft()[0] for _ in range(min(limit, len(self._inbox)))]
-            if at_once:
+            claimed = [self._inbox.popleft()[0] for _ in range(min(claim.limit, len(self._inbox)))]
+            if claim.began:
                 self._begin([lease.id for _, lease in claimed])
-            self._wanted = 0 if self.unacked.is_full else limit - len(claimed)
-            self._at_once = at_once
+            self._wanted = 0 if self.unacked.is_full else claim.limit - len(claimed)
+            self._claim = claim
             self._grant()
             return claimed
 
@@ -206,7 +208,7 @@ class Hatch:
             frames += [Progress(lease_id, value) for lease_id, value in progress.items()]
             if self._allowed != self._told_allowed:
                 self._told_allowed = self._allowed
-                frames.append(Credit(self._received, max(0, self._allowed - self._received), self._at_once))
+                frames.append(self._credit())
             if self._leaving is not None:
                 frames.append(Drain(self._leaving))
                 self._leaving = None
@@ -327,6 +329,12 @@ class Hatch:
         self._allowed = self._received + max(0, more)
         if self._allowed != self._told_allowed:
             self.wake()
+
+    def _credit(self) -> Credit:
+        free, claim = max(0, self._allowed - self._received), self._claim
+        if claim is None:
+            return Credit(self._received, free)
+        return Credit(self._received, free, claim.began, dict(claim.kind_limits))
 
     def _refused(self, lease_id: str, reason: str) -> None:
         finish = self.unacked.get(lease_id)

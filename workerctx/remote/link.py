@@ -103,6 +103,11 @@ class Link:
         self._abort.wake()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether no new session is made."""
+        return self._stopping
+
+    @property
     def is_over(self) -> bool:
         """Whether there is and will be no session."""
         return self._over

@@ -12,7 +12,9 @@ from workerctx.queue import (
     FailedAttempt,
     JobError,
     JobState,
+    Misfire,
     QueuedJob,
+    Schedule,
     decode_json,
 )
 from workerctx.queue.model import OnParentFailure  # noqa: TC001
@@ -123,7 +125,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """An `EnqueueRequest`, with the same names."""
 
     kind: str
-    job_id: str
+    job_id: str | None = None
     payload: bytes = _NULL
     queue: str | None = None
     priority: int = 0
@@ -142,7 +144,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     headers: dict[str, str] = {}
 
     @classmethod
-    def of(cls, request: EnqueueRequest, job_id: str) -> RequestRecord:
+    def of(cls, request: EnqueueRequest, job_id: str | None) -> RequestRecord:
         """Pack a request under an id, by which a second telling of it is recognised."""
         plain: dict[str, Any] = {name: getattr(request, name) for name in _ASKED}
         return cls(job_id=job_id, payload=request.payload_json, queue=request.pinned_queue, **plain)
@@ -159,6 +161,35 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 _ASKED: Final = tuple(name for name in RequestRecord.__struct_fields__ if name not in {"payload", "queue", "job_id"})
+
+
+class ScheduleRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A `Schedule`, with the same names."""
+
+    name: str
+    request: RequestRecord
+    cron: str | None = None
+    every: float | None = None
+    timezone: str = "UTC"
+    misfire: Misfire = Misfire.ONE
+    enabled: bool = True
+    next_fire_at: float | None = None
+    last_fired_at: float | None = None
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> ScheduleRecord:
+        """Pack a schedule."""
+        plain: dict[str, Any] = {name: getattr(schedule, name) for name in cls.__struct_fields__ if name != "request"}
+        return cls(request=RequestRecord.of(schedule.request, None), **plain)
+
+    def schedule(self) -> Schedule:
+        """Unpack it; everything is checked again.
+
+        Raises:
+            InvalidRequest: It is not valid.
+        """
+        plain: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__ if name != "request"}
+        return Schedule(request=self.request.request(), **plain)
 
 
 def _pack(value: Any) -> bytes:

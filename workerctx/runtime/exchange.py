@@ -63,6 +63,8 @@ class Exchange:
     _round_began: float = field(default=0.0, init=False)
     """`time.perf_counter()` of the latest round."""
     _failures: int = field(default=0, init=False)
+    _unready: bool = field(default=True, init=False)
+    """Whether the worker counts as unready because of us; a store may have reasons of its own."""
     _asked_at: float = field(default=math.inf, init=False)
     """When the round under way began, on the event loop's clock."""
     _ending: bool = field(default=False, init=False)
@@ -113,6 +115,7 @@ class Exchange:
         """Count as unready while the store does not answer."""
         seconds = anyio.current_time() - self._asked_at
         if seconds > _SILENCE:
+            self._unready = True
             self._context.mark_unready(f"the store has not answered for {seconds:.0f} seconds")
 
     def look(self) -> None:
@@ -261,13 +264,16 @@ class Exchange:
         if not self._failures:
             _log.warning("worker %r cannot reach its store and tries again", self._context.name, exc_info=error)
         self._failures += 1
+        self._unready = True
         self._context.mark_unready(f"the store fails: {error}")
         self._context.emit(StoreFailed(error=error, failures=self._failures))
         await anyio.sleep(seconds)
 
     def _recovered(self) -> None:
         failures, self._failures = self._failures, 0
-        self._context.mark_ready()
+        if self._unready:
+            self._unready = False
+            self._context.mark_ready()
         if failures:
             _log.warning("worker %r reaches its store again after %d failures", self._context.name, failures)
             self._context.emit(StoreRecovered(failures=failures))

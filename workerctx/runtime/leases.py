@@ -22,6 +22,7 @@ from workerctx.queue import CancelReason
 from workerctx.runtime.events import JobLost, LoopBlocked, LoopLag
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from workerctx.lifecycle import WorkerContext
@@ -107,10 +108,17 @@ class LeaseKeeper:
             renewed = renewer.renew(leases, self._config.lease_ttl)
             news = dict.fromkeys(renewed.lost, CancelReason.LEASE_LOST) | renewed.cancelled
             if news:
-                self._home.post(lambda: self._tell(news))
+                self.tell(news)
         self._renewed_at = now
 
-    def _tell(self, news: dict[str, CancelReason]) -> None:
+    def tell(self, news: Mapping[str, CancelReason]) -> None:
+        """Cancel the runs of leases, each for its reason.
+
+        Threads: any.
+        """
+        self._home.post(lambda: self._cancel(news))
+
+    def _cancel(self, news: Mapping[str, CancelReason]) -> None:
         for lease_id, reason in news.items():
             run = self._desk.cancel(lease_id, reason)
             if run is not None and reason is CancelReason.LEASE_LOST:

@@ -92,6 +92,7 @@ class WorkerLoop(AsyncContextManagerMixin):
         self._data = DataMap(data or {})
         self._burst = False
         self._entered = False
+        self._keeper: LeaseKeeper | None = None
         self._desk = Desk()
         self._context = WorkerContext(
             name or f"{socket.gethostname()}-{os.getpid()}",
@@ -168,6 +169,14 @@ class WorkerLoop(AsyncContextManagerMixin):
         """
         return self._context.stop(reason)
 
+    def cancel_runs(self, news: Mapping[str, CancelReason]) -> None:
+        """Cancel the runs of leases, each for its reason; for a store that pushes such news.
+
+        Threads: any.
+        """
+        if self._keeper is not None:
+            self._keeper.tell(news)
+
     async def _serve_while(self, body: Callable[[], Awaitable[T]]) -> T | None:
         """Serve until `body` ends, drain, and hand back its result or exception; None if stopped while starting."""
         self._refuse_second_run()
@@ -198,9 +207,10 @@ class WorkerLoop(AsyncContextManagerMixin):
                 reports = ProgressReports(storage.jobs, self._desk)
                 processes = Processes()
                 slots = self._slots(storage, reports, processes)
+                self._keeper = LeaseKeeper(storage, self._desk, self.config, self._context)
                 try:
                     async with (
-                        LeaseKeeper(storage, self._desk, self.config, self._context),
+                        self._keeper,
                         self._chores(storage, presence, reports),
                         processes,
                         self._context,

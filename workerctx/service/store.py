@@ -77,6 +77,25 @@ class RegistryStore:
         finally:
             self._swap(before)
 
+    @contextmanager
+    def lend(self, storage: Storage) -> Generator[None]:
+        """Serve an open store of somebody else on this event loop, inside the block; nobody here closes it.
+
+        Raises:
+            RegistryInUse: The registry is open on this loop.
+        """
+        opening = self._here.get()
+        if opening is not None and opening.users:
+            raise RegistryInUse("the registry is open on this event loop: run a remote worker outside of it")
+        lent = _Opening(storage=storage)
+        self._here.set(lent)
+        self._count(lent, 1)
+        try:
+            yield
+        finally:
+            self._count(lent, -1)
+            self._here.set(None)
+
     @property
     def in_use(self) -> bool:
         """Whether anybody, on any loop, has the store open."""

@@ -34,9 +34,8 @@ from workerctx.remote.frames import (
     RegisterAck,
     Result,
     Task,
-    finish_of,
-    outcome_frame,
 )
+from workerctx.remote.outcomes import finish_of, outcome_frame
 from workerctx.remote.records import JobRecord, RequestRecord
 from workerctx.remote.wire import BrokenTask, gateway_reader, messages_of, worker_reader
 

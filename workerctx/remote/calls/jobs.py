@@ -1,44 +1,24 @@
-"""What a handler may ask of the store from afar: each call is data, and knows how to perform itself on a real store.
-
-Calls are safe to repeat: one whose session broke is sent again in the next, and done once. What adds a job carries the
-job's id, by which the second telling finds what the first has done.
-"""
+"""Calls to a `JobQueue`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from workerctx.errors import JobNotFound, Throttled
-from workerctx.queue import EnqueueOutcome, JobState, QueueInfo, RateLimit
+from workerctx.errors import JobCancelled, JobFailed, JobNotFound
+from workerctx.queue import EnqueueOutcome, JobPage, JobState, QueueInfo
+from workerctx.remote.calls.base import Call
 from workerctx.remote.records import JobRecord, RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workerctx.queue import EnqueueRequest, JobPage, Storage
+    from workerctx.queue import EnqueueRequest, Storage
 
-
-class Call(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="call"):
-    """Base of all calls.
-
-    Attributes:
-        returns: The type of what `perform` returns.
-        steers: Whether it is the business of operators rather than of handlers.
-    """
-
-    returns: ClassVar[Any] = None
-    steers: ClassVar[bool] = False
-
-    async def perform(self, storage: Storage, *, again: bool) -> Any:
-        """Do it.
-
-        Args:
-            storage: The real store.
-            again: Whether it may have been done already.
-        """
-        raise NotImplementedError
+LONGEST_WAIT: Final = 20.0
+"""Seconds after which a call that waits for a job is answered anyway."""
 
 
 class Page(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,11 +32,12 @@ class Page(msgspec.Struct, frozen=True, omit_defaults=True):
         """Pack a page."""
         return cls(tuple(map(JobRecord.of, page.jobs)), page.next_cursor)
 
+    def page(self) -> JobPage:
+        """Unpack it."""
+        return JobPage(tuple(record.job() for record in self.jobs), self.next_cursor)
 
-# Jobs -------------------------------------------------------------------------
 
-
-class Enqueue(Call, tag="enqueue", frozen=True):
+class Enqueue(Call["Sequence[EnqueueOutcome]"], tag="enqueue", frozen=True):
     """`JobQueue.enqueue`, or `JobQueue.enqueue_bulk` with any other number of requests."""
 
     returns: ClassVar[Any] = tuple[EnqueueOutcome, ...]
@@ -87,7 +68,7 @@ async def _find(storage: Storage, request: EnqueueRequest) -> EnqueueOutcome | N
     return next((EnqueueOutcome(job.id, deduped=True) for job in page.jobs if not job.state.is_final), None)
 
 
-class GetJob(Call, tag="get", frozen=True):
+class GetJob(Call[JobRecord], tag="get", frozen=True):
     """`JobQueue.get`."""
 
     returns: ClassVar[Any] = JobRecord
@@ -98,19 +79,21 @@ class GetJob(Call, tag="get", frozen=True):
         return JobRecord.of(await storage.jobs.get(self.job_id))
 
 
-class AwaitResult(Call, tag="result", frozen=True):
-    """`JobQueue.result`; the value is JSON."""
+class AwaitEnd(Call[JobRecord], tag="await", frozen=True):
+    """Wait until a job has finished, but not for too long, and return it: a part of `JobQueue.result`."""
 
-    returns: ClassVar[Any] = bytes
+    returns: ClassVar[Any] = JobRecord
     job_id: str
-    timeout: float | None = None
+    seconds: float
 
-    async def perform(self, storage: Storage, *, again: bool) -> bytes:  # noqa: ARG002
+    async def perform(self, storage: Storage, *, again: bool) -> JobRecord:  # noqa: ARG002 - it changes nothing
         """Wait for it."""
-        return msgspec.json.encode(await storage.jobs.result(self.job_id, timeout=self.timeout))
+        with suppress(TimeoutError, JobFailed, JobCancelled):
+            await storage.jobs.result(self.job_id, timeout=min(self.seconds, LONGEST_WAIT))
+        return JobRecord.of(await storage.jobs.get(self.job_id))
 
 
-class CancelJob(Call, tag="cancel", frozen=True):
+class CancelJob(Call[bool], tag="cancel", frozen=True):
     """`JobQueue.cancel`."""
 
     returns: ClassVar[Any] = bool
@@ -122,7 +105,7 @@ class CancelJob(Call, tag="cancel", frozen=True):
         return cancelled or (again and (await storage.jobs.get(self.job_id)).state is JobState.CANCELLED)
 
 
-class IsCancelled(Call, tag="is_cancelled", frozen=True):
+class IsCancelled(Call[bool], tag="is_cancelled", frozen=True):
     """`JobQueue.is_cancelled`."""
 
     returns: ClassVar[Any] = bool
@@ -133,7 +116,7 @@ class IsCancelled(Call, tag="is_cancelled", frozen=True):
         return await storage.jobs.is_cancelled(self.job_id)
 
 
-class CancelWorkflow(Call, tag="cancel_workflow", frozen=True):
+class CancelWorkflow(Call[int], tag="cancel_workflow", frozen=True):
     """`JobQueue.cancel_workflow`."""
 
     returns: ClassVar[Any] = int
@@ -144,7 +127,7 @@ class CancelWorkflow(Call, tag="cancel_workflow", frozen=True):
         return await storage.jobs.cancel_workflow(self.workflow_id)
 
 
-class ClearWorkflow(Call, tag="clear_workflow", frozen=True):
+class ClearWorkflow(Call[None], tag="clear_workflow", frozen=True):
     """`JobQueue.clear_workflow`."""
 
     workflow_id: str
@@ -154,7 +137,7 @@ class ClearWorkflow(Call, tag="clear_workflow", frozen=True):
         await storage.jobs.clear_workflow(self.workflow_id)
 
 
-class ListJobs(Call, tag="list", frozen=True, kw_only=True):
+class ListJobs(Call[Page], tag="list", frozen=True, kw_only=True):
     """`JobQueue.list`."""
 
     returns: ClassVar[Any] = Page
@@ -172,7 +155,7 @@ class ListJobs(Call, tag="list", frozen=True, kw_only=True):
         return Page.of(await storage.jobs.list(**msgspec.structs.asdict(self)))
 
 
-class CountJobs(Call, tag="counts", frozen=True):
+class CountJobs(Call[dict[JobState, int]], tag="counts", frozen=True):
     """`JobQueue.counts`."""
 
     returns: ClassVar[Any] = dict[JobState, int]
@@ -183,7 +166,7 @@ class CountJobs(Call, tag="counts", frozen=True):
         return await storage.jobs.counts(queue=self.queue)
 
 
-class ListQueues(Call, tag="queues", frozen=True):
+class ListQueues(Call["Sequence[QueueInfo]"], tag="queues", frozen=True):
     """`JobQueue.queues`."""
 
     returns: ClassVar[Any] = tuple[QueueInfo, ...]
@@ -193,7 +176,7 @@ class ListQueues(Call, tag="queues", frozen=True):
         return await storage.jobs.queues()
 
 
-class PauseQueue(Call, tag="pause_queue", frozen=True):
+class PauseQueue(Call[None], tag="pause_queue", frozen=True):
     """`JobQueue.pause_queue`."""
 
     steers: ClassVar[bool] = True
@@ -206,7 +189,7 @@ class PauseQueue(Call, tag="pause_queue", frozen=True):
         await storage.jobs.pause_queue(self.queue, until=self.until, cancel_running=self.cancel_running)
 
 
-class ResumeQueue(Call, tag="resume_queue", frozen=True):
+class ResumeQueue(Call[None], tag="resume_queue", frozen=True):
     """`JobQueue.resume_queue`."""
 
     steers: ClassVar[bool] = True
@@ -217,7 +200,7 @@ class ResumeQueue(Call, tag="resume_queue", frozen=True):
         await storage.jobs.resume_queue(self.queue)
 
 
-class RetryJob(Call, tag="retry", frozen=True):
+class RetryJob(Call[None], tag="retry", frozen=True):
     """`JobQueue.retry`."""
 
     steers: ClassVar[bool] = True
@@ -230,7 +213,7 @@ class RetryJob(Call, tag="retry", frozen=True):
         await storage.jobs.retry(self.job_id)
 
 
-class DeleteJob(Call, tag="delete", frozen=True):
+class DeleteJob(Call[None], tag="delete", frozen=True):
     """`JobQueue.delete`."""
 
     steers: ClassVar[bool] = True
@@ -245,7 +228,7 @@ class DeleteJob(Call, tag="delete", frozen=True):
                 raise
 
 
-class Wake(Call, tag="wake", frozen=True):
+class Wake(Call[None], tag="wake", frozen=True):
     """`JobQueue.wake`."""
 
     queue: str | None = None
@@ -255,85 +238,14 @@ class Wake(Call, tag="wake", frozen=True):
         await storage.jobs.wake(self.queue)
 
 
-# Companions -------------------------------------------------------------------
+class PruneJobs(Call[int], tag="prune", frozen=True):
+    """`JobQueue.prune`."""
 
-
-class Acquire(Call, tag="acquire", frozen=True):
-    """`RateLimits.acquire`; returns the seconds to wait, or None if it was granted."""
-
-    returns: ClassVar[Any] = float | None
-    scope: str
-    amount: int = 1
-
-    async def perform(self, storage: Storage, *, again: bool) -> float | None:  # noqa: ARG002 - it never over-grants
-        """Acquire."""
-        answer = await storage.rate_limits.acquire(self.scope, amount=self.amount)
-        return answer.retry_after if isinstance(answer, Throttled) else None
-
-
-class DrainLimit(Call, tag="drain_limit", frozen=True):
-    """`RateLimits.drain`."""
-
-    scope: str
-    retry_after: float
-
-    async def perform(self, storage: Storage, *, again: bool) -> None:  # noqa: ARG002
-        """Drain it."""
-        await storage.rate_limits.drain(self.scope, retry_after=self.retry_after)
-
-
-class ConfigureLimit(Call, tag="configure_limit", frozen=True):
-    """`RateLimits.configure`."""
-
+    returns: ClassVar[Any] = int
     steers: ClassVar[bool] = True
-    scope: str
-    capacity: int
-    per: float
+    retention: float
+    states: tuple[JobState, ...] | None = None
 
-    async def perform(self, storage: Storage, *, again: bool) -> None:  # noqa: ARG002
-        """Configure it."""
-        await storage.rate_limits.configure(self.scope, capacity=self.capacity, per=self.per)
-
-
-class ListLimits(Call, tag="limits", frozen=True):
-    """`RateLimits.list`."""
-
-    returns: ClassVar[Any] = tuple[RateLimit, ...]
-
-    async def perform(self, storage: Storage, *, again: bool) -> Sequence[RateLimit]:  # noqa: ARG002
-        """List them."""
-        return await storage.rate_limits.list()
-
-
-class Now(Call, tag="now", frozen=True):
-    """`Storage.now`."""
-
-    returns: ClassVar[Any] = float
-
-    async def perform(self, storage: Storage, *, again: bool) -> float:  # noqa: ARG002
-        """Look at the store's clock."""
-        return await storage.now()
-
-
-AnyCall: TypeAlias = (
-    Enqueue
-    | GetJob
-    | AwaitResult
-    | CancelJob
-    | IsCancelled
-    | CancelWorkflow
-    | ClearWorkflow
-    | ListJobs
-    | CountJobs
-    | ListQueues
-    | PauseQueue
-    | ResumeQueue
-    | RetryJob
-    | DeleteJob
-    | Wake
-    | Acquire
-    | DrainLimit
-    | ConfigureLimit
-    | ListLimits
-    | Now
-)
+    async def perform(self, storage: Storage, *, again: bool) -> int:  # noqa: ARG002 - twice is harmless
+        """Prune them."""
+        return await storage.jobs.prune(self.retention, states=self.states)

@@ -1,0 +1,33 @@
+"""What all calls have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from workerctx.queue import Storage
+
+R = TypeVar("R")
+
+
+class Call(msgspec.Struct, Generic[R], frozen=True, omit_defaults=True, tag_field="call"):
+    """Base of all calls.
+
+    Attributes:
+        returns: The type of what `perform` returns.
+        steers: Whether it is the business of operators rather than of handlers.
+    """
+
+    returns: ClassVar[Any] = None
+    steers: ClassVar[bool] = False
+
+    async def perform(self, storage: Storage, *, again: bool) -> R:
+        """Do it.
+
+        Args:
+            storage: The real store.
+            again: Whether it may have been done already.
+        """
+        raise NotImplementedError

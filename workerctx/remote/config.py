@@ -1,0 +1,249 @@
+"""How a remote worker works: every setting, with its unit and default."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from attrs import Factory, field, fields, frozen
+
+from workerctx.errors import InvalidConfig, InvalidRequest
+from workerctx.queue.request import check_name
+from workerctx.remote.reconnect import ReconnectConfig
+from workerctx.runtime.config import ENV_PREFIX, WorkerConfig
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterable, Mapping
+
+_SCHEMES: Final = ("ws", "wss")
+_TRUE: Final = ("1", "true", "yes", "on")
+_FALSE: Final = ("0", "false", "no", "off")
+
+
+@frozen(kw_only=True, repr=False)
+class Credentials:
+    """How a worker shows its gateway who it is; never shown in `repr` or logs.
+
+    Attributes:
+        token: Sent as a bearer token; a function is called for each session, so that tokens may expire.
+        headers: Sent with each session's request.
+        tls: For certificates of one's own, those of the worker among them; None trusts the usual authorities.
+    """
+
+    token: str | Callable[[], str] | None = None
+    headers: Mapping[str, str] = field(factory=dict[str, str])
+    tls: ssl.SSLContext | None = None
+
+    def request_headers(self) -> dict[str, str]:
+        """Return what to send with the request of a session."""
+        token = self.token() if callable(self.token) else self.token
+        return dict(self.headers) | ({} if token is None else {"authorization": f"Bearer {token}"})
+
+    def __repr__(self) -> str:
+        return "<Credentials>"
+
+
+def _credentials(value: Credentials | str | None) -> Credentials | None:
+    return Credentials(token=value) if isinstance(value, str) else value
+
+
+def _names(value: str | Iterable[str]) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def _namespaces(value: str | Iterable[str]) -> tuple[str, ...]:
+    return _names(value) or ("default",)
+
+
+def _seconds(value: float | timedelta) -> float:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _optional_seconds(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds(value)
+
+
+def _optional_path(value: str | os.PathLike[str] | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _node() -> str:
+    return os.environ.get("HOSTNAME") or socket.gethostname() or "localhost"
+
+
+def _grace(text: str) -> float | None:
+    return None if text.strip().lower() == "none" else float(text)
+
+
+def _boolean(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in (*_TRUE, *_FALSE):
+        raise ValueError("it is neither true nor false")
+    return word in _TRUE
+
+
+@frozen(kw_only=True)
+class RemoteConfig:
+    """The settings of a remote `Worker`, checked together before anything connects.
+
+    Durations are in seconds (float or timedelta). `from_env` reads them from the environment.
+
+    Attributes:
+        endpoint: The gateway: ``wss://jobs.example.com/workers``.
+        task_queue: Which queues to serve, separated by commas, in this order.
+        namespaces: Which namespaces the worker may serve; the gateway grants the first that the credentials allow.
+        node: The machine; by default the variable ``HOSTNAME`` or the host's name.
+        identity: Who the worker says it is, for people; by default node and process id.
+        max_concurrency: How many jobs run at once.
+        labels: What the worker offers to jobs that require labels.
+        credentials: How it shows who it is; a text is a bearer token.
+        reconnect: How patient it is with its gateway.
+        prefetch: How many jobs may wait in memory for a slot, at the most.
+        prefetch_window: Seconds after which a job that has not begun is given back.
+        grace: Seconds that a stop lets running jobs go on; None for no limit.
+        hard_limit: Seconds beyond the grace in which the last outcomes must be acknowledged.
+        journal: A file that keeps outcomes until they are acknowledged, so that they survive the worker's process.
+        journal_fsync: Whether each of them waits for the disk, so that it survives the machine as well.
+
+    Raises:
+        InvalidConfig: Names every setting that is out of range.
+    """
+
+    endpoint: str
+    task_queue: str = "default"
+    namespaces: tuple[str, ...] = field(default=("default",), converter=_namespaces)
+    node: str = Factory(_node)
+    identity: str = Factory(lambda self: f"{self.node}-{os.getpid()}", takes_self=True)
+    max_concurrency: int = 10
+    labels: tuple[str, ...] = field(default=(), converter=_names)
+    credentials: Credentials | None = field(default=None, converter=_credentials, repr=False)
+    reconnect: ReconnectConfig = Factory(ReconnectConfig)
+    prefetch: int = 2000
+    prefetch_window: float = field(default=0.05, converter=_seconds)
+    grace: float | None = field(default=30.0, converter=_optional_seconds)
+    hard_limit: float = field(default=5.0, converter=_seconds)
+    journal: Path | None = field(default=None, converter=_optional_path)
+    journal_fsync: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        wrong = [
+            *_wrong_endpoint(self.endpoint),
+            *_wrong_names(task_queue=self.queues, namespaces=self.namespaces, labels=self.labels),
+        ]
+        if not self.queues:
+            wrong.append("task_queue must name at least one queue")
+        if not self.identity:
+            wrong.append("identity must not be empty")
+        if self.max_concurrency < 1:
+            wrong.append(f"max_concurrency must be at least 1, not {self.max_concurrency}")
+        if self.prefetch < 0:
+            wrong.append(f"prefetch must not be negative, and is {self.prefetch}")
+        if not 0 < self.prefetch_window < math.inf:
+            wrong.append(f"prefetch_window must be more than 0 seconds, and finite, not {self.prefetch_window}")
+        for name, seconds in (("grace", self.grace), ("hard_limit", self.hard_limit)):
+            if seconds is not None and not seconds >= 0:
+                wrong.append(f"{name} must not be negative, and is {seconds}")
+        if wrong:
+            raise InvalidConfig("; ".join(wrong))
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that `task_queue` names, in order."""
+        return _names(self.task_queue)
+
+    def for_loop(self) -> WorkerConfig:
+        """Return the settings of the loop that runs the jobs."""
+        return WorkerConfig(
+            queues=self.queues,
+            concurrency=self.max_concurrency,
+            prefetch=self.prefetch,
+            prefetch_window=self.prefetch_window,
+            grace=self.grace,
+            hard_limit=self.hard_limit,
+            labels=self.labels,
+        )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> RemoteConfig:
+        """Read settings from ``WORKERCTX_ENDPOINT``, ``WORKERCTX_MAX_CONCURRENCY`` and so on.
+
+        ``WORKERCTX_CREDENTIALS`` is a bearer token, and ``WORKERCTX_RECONNECT_MAX_ATTEMPTS`` one of the settings of
+        `reconnect`.
+
+        Args:
+            environ: where to look; the process environment by default.
+            settings: fields that are set here whatever the environment says; None leaves a field to it.
+
+        Raises:
+            InvalidConfig: a value is missing, out of range or not of its type.
+        """
+        environ = os.environ if environ is None else environ
+        chosen: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        for setting in fields(cls):
+            text = environ.get(ENV_PREFIX + setting.name.upper())
+            if text is not None and setting.name not in chosen:
+                chosen[setting.name] = _read(setting.name, text, _READERS)
+        if "reconnect" not in chosen:
+            patience = {
+                name: _read(name, text, _PATIENCE)
+                for name in _PATIENCE
+                if (text := environ.get(f"{ENV_PREFIX}RECONNECT_{name.upper()}")) is not None
+            }
+            chosen["reconnect"] = ReconnectConfig(**patience)
+        if "endpoint" not in chosen:
+            raise InvalidConfig(f"a remote worker needs its gateway's address: set {ENV_PREFIX}ENDPOINT")
+        return cls(**chosen)
+
+
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "max_concurrency": int,
+    "prefetch": int,
+    "prefetch_window": float,
+    "grace": _grace,
+    "hard_limit": float,
+    "journal_fsync": _boolean,
+}
+"""What makes a value of a text; a text stays one without."""
+_PATIENCE: Final[dict[str, Callable[[str], Any]]] = {
+    "initial_backoff": float,
+    "max_backoff": float,
+    "max_attempts": int,
+    "jitter": float,
+}
+
+
+def _read(name: str, text: str, readers: Mapping[str, Callable[[str], Any]]) -> Any:
+    try:
+        return readers.get(name, str)(text)
+    except ValueError as exc:
+        raise InvalidConfig(f"{text!r} is not a value for {name}: {exc}") from None
+
+
+def _wrong_endpoint(endpoint: str) -> Iterable[str]:
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port
+    except ValueError as exc:
+        return [f"endpoint is not an address: {exc}"]
+    wrong: list[str] = []
+    if parts.scheme not in _SCHEMES or not parts.hostname or port == 0:
+        wrong.append("endpoint must be an address like wss://jobs.example.com/workers")
+    if "@" in parts.netloc:
+        wrong.append("endpoint must not hold a user or a password: pass credentials=")
+    return wrong
+
+
+def _wrong_names(**settings: tuple[str, ...]) -> Iterable[str]:
+    for setting, names in settings.items():
+        for name in names:
+            try:
+                check_name(f"each name in {setting}", name)
+            except InvalidRequest as exc:
+                yield str(exc)

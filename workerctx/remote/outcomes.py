@@ -1,0 +1,59 @@
+"""What a worker tells its store of a run, as frames and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from workerctx.errors import ProtocolError
+from workerctx.queue import CompleteLease, FailLease, ReleaseLease, SnoozeLease, ThrottleLease
+from workerctx.remote.faults import UNREADABLE
+from workerctx.remote.frames import Failure, Result
+from workerctx.remote.records import ErrorRecord
+
+if TYPE_CHECKING:
+    from workerctx.queue import Finish
+
+
+def outcome_frame(finish: Finish) -> Result | Failure:
+    """Say what a worker tells its store of a run."""
+    match finish:
+        case CompleteLease(lease_id, outputs):
+            return Result(lease_id, outputs)
+        case FailLease(lease_id, error, retryable, delay):
+            return Failure(lease_id, "fail" if retryable else "abort", ErrorRecord.of(error), delay)
+        case ReleaseLease(lease_id):
+            return Failure(lease_id, "release")
+        case SnoozeLease(lease_id, delay):
+            return Failure(lease_id, "snooze", delay=delay)
+        case ThrottleLease(lease_id, retry_after, scope):
+            return Failure(lease_id, "throttle", delay=retry_after, scope=scope)
+
+
+def finish_of(frame: Result | Failure) -> Finish:
+    """Return what the store is to be told.
+
+    Raises:
+        ProtocolError: What should be JSON is not; answer with `ResultAck.refused`.
+    """
+    try:
+        return _finish_of(frame)
+    except UNREADABLE as exc:
+        raise ProtocolError(f"what became of lease {frame.lease_id!r} cannot be understood: {exc}") from exc
+
+
+def _finish_of(frame: Result | Failure) -> Finish:
+    if isinstance(frame, Result):
+        msgspec.json.decode(frame.outputs)
+        return CompleteLease(frame.lease_id, frame.outputs)
+    match frame.outcome:
+        case "release":
+            return ReleaseLease(frame.lease_id)
+        case "snooze":
+            return SnoozeLease(frame.lease_id, frame.delay or 0.0)
+        case "throttle":
+            return ThrottleLease(frame.lease_id, frame.delay or 0.0, frame.scope)
+        case _:
+            error = (frame.error or ErrorRecord("Error", "the worker did not say what went wrong")).error()
+            return FailLease(frame.lease_id, error, frame.outcome == "fail", frame.delay)
