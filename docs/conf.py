@@ -43,6 +43,7 @@ PACKAGES = (
     "workerctx.service",
     "workerctx.service.layers",
     "workerctx.runtime",
+    "workerctx.remote",
     "workerctx.testing",
     "workerctx_starlette",
     "workerctx_redis",

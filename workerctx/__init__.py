@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from workerctx.lifecycle import (
     Monitor as Monitor,
 )
@@ -68,4 +71,19 @@ from workerctx.service import (
     injected as injected,
 )
 
+if TYPE_CHECKING:
+    from workerctx.remote import Credentials as Credentials
+    from workerctx.remote import ReconnectConfig as ReconnectConfig
+    from workerctx.remote import RemoteConfig as RemoteConfig
+    from workerctx.remote import Worker as Worker
+
 __version__ = "0.1.0"
+
+_REMOTE: Final = frozenset({"Credentials", "ReconnectConfig", "RemoteConfig", "Worker"})
+"""What is loaded when it is asked for: most programs have no remote worker."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _REMOTE:
+        return getattr(import_module("workerctx.remote"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,8 +29,8 @@ from workerctx.remote.frames import (
     Request,
     Result,
     Task,
-    finish_of,
 )
+from workerctx.remote.outcomes import finish_of
 from workerctx.remote.wire import gateway_reader
 from workerctx_starlette.gateway._connection import BREACH, GOING_AWAY
 from workerctx_starlette.gateway._exchange import Profile

@@ -10,7 +10,7 @@ import pytest
 from workerctx.errors import InvalidConfig, PermissionDenied, Unauthenticated
 from workerctx.queue import EnqueueRequest, JobState, connect
 from workerctx.remote.asking import encode_call, read_reply
-from workerctx.remote.calls import AwaitResult, ListJobs
+from workerctx.remote.calls import AwaitEnd, ListJobs
 from workerctx.remote.frames import (
     Credit,
     Denied,
@@ -356,7 +356,7 @@ async def test_requests_are_bounded(gateway, decent, storage, peer_of):
     async with gateway, peer_of(gateway) as worker:
         await worker.register()
         (outcome,) = await storage.jobs.enqueue_bulk([EnqueueRequest("mail")])
-        call = AwaitResult(outcome.id)
+        call = AwaitEnd(outcome.id, 20.0)
         await worker.say(*[Request(number, encode_call(call)) for number in range(5)])
         busy = [await worker.hear(Reply) for _ in range(3)]
         assert {reply.fault.kind for reply in busy} == {"StoreBusy"}
