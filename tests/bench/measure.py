@@ -57,3 +57,13 @@ def table(title: str, rows: list[tuple[str, ...]]) -> None:
     print(f"\n{title}")
     for row in rows:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def markdown(title: str, rows: list[tuple[str, ...]]) -> None:
+    """Print rows as a table for the docs; the first one is its head."""
+    print(f"\n{title}\n")
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        if number == 0:
+            print("| " + " | ".join("-" * width for width in widths) + " |")
