@@ -13,6 +13,7 @@ from rich.console import Console
 
 import workerctx
 from workerctx.cli.enqueue import enqueue
+from workerctx.cli.gateway import gateway
 from workerctx.cli.health import HealthOptions
 from workerctx.cli.jobs import jobs
 from workerctx.cli.logs import LogOptions
@@ -105,6 +106,7 @@ def worker(
     ).run()
 
 
+app.command(gateway)
 app.command(enqueue)
 app.command(jobs)
 app.command(workers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from attrs import frozen
@@ -94,3 +95,12 @@ def duration(seconds: float) -> str:
 def number_of(count: int, noun: str) -> str:
     """Return a number with its noun, such as ``1 job`` or ``3 jobs``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def without_password(url: str) -> str:
+    """Return a store's URL as it may be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))

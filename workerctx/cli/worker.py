@@ -7,7 +7,6 @@ import socket
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 from attrs import frozen
@@ -17,6 +16,7 @@ from workerctx.cli.health import HealthServer, Pulse, health_of
 from workerctx.cli.line import LowerEnd
 from workerctx.cli.loading import load_registry
 from workerctx.cli.logs import Announcer
+from workerctx.cli.output import without_password
 from workerctx.cli.reload import watching
 from workerctx.cli.restarts import Restarts
 from workerctx.cli.supervisor import Supervisor
@@ -177,7 +177,7 @@ class WorkerCommand:
 
     def _worker_facts(self, loop: WorkerLoop, server: HealthServer | None) -> dict[str, str]:
         facts = {
-            "store": _without_password(loop.jobs.url),
+            "store": without_password(loop.jobs.url),
             "queues": self._queues,
             "kinds": ", ".join(loop.jobs.kinds),
             "concurrency": f"{self.config.concurrency} on {self.backend}",
@@ -197,11 +197,3 @@ class WorkerCommand:
 
 def _probes(server: HealthServer | None) -> dict[str, str]:
     return {} if server is None else {"health": f"{server.url}/livez /readyz /startupz"}
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
