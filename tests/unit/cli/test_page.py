@@ -26,9 +26,9 @@ def test_every_reason_is_explained():
     assert sorted(code for row in rows for code in re.findall(r"`(\w+)`", row)) == sorted(Why)
 
 
-@pytest.mark.parametrize("call", [call for call in COMMANDS if call != "workerctx worker"])
+@pytest.mark.parametrize("call", [call for call in COMMANDS if call not in page.SERVING])
 def test_every_command_takes_a_store(call):
-    """Each command but worker has the options that the page tells of once, with their variables."""
+    """Each command that looks after a store has the options that the page tells of once, with their variables."""
     taken = {argument.name: page.variables(argument) for argument in page.arguments(COMMANDS[call])}
     assert {name: taken.get(name) for name in page.SHARED} == {
         "--storage": ("WORKERCTX_URL",),
