@@ -1,4 +1,4 @@
-"""Run every Python block of README and docs as a test, and let the tests of many processes start them quickly."""
+"""Run every Python block of README and docs as a test, and let tests start programs and write files quickly."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ast
 import contextlib
 import inspect
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
     from sybil import Example
 
+MEMORY = "/dev/shm"  # noqa: S108 - pytest makes a folder of its own in it
+"""A file system in memory. SQLite waits for the disk in each transaction, and no test pulls the plug."""
+
 # A shell that runs this in the background ignores SIGINT, and an ignored signal is inherited by every program
 # that a test starts. With a handler here, children start with the default again.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -29,17 +34,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep bytecode somewhere, and have the long files of tests run first."""
-    # The suite starts some hundred programs. Where bytecode may not be left beside the sources, each of them
-    # would compile all that it imports; then it is kept in pytest's own cache.
+    """See to it that programs start quickly, that files are fast, and that long tests do not come last."""
     if sys.dont_write_bytecode and hasattr(config, "cache"):
-        sys.dont_write_bytecode = False
-        sys.pycache_prefix = os.fspath(config.cache.mkdir("bytecode"))
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+        _keep_bytecode(config.cache.mkdir("bytecode"))
+    if "TMPDIR" not in os.environ and _has_room(MEMORY):
+        os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
     # xdist would begin with the files that have many tests. Those that start programs have few and are long.
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+def _keep_bytecode(folder: Path) -> None:
+    """Compile each module once, where the environment says not to: the suite starts some hundred programs."""
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # python -B sets none
+
+
+def _has_room(folder: str) -> bool:
+    """Tell whether the files of all tests fit in there."""
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2 * 1024**3
 
 
 @pytest.hookimpl(optionalhook=True)
