@@ -17,6 +17,7 @@ from workerctx.lifecycle.context import WorkerContext
 from workerctx.lifecycle.control import OWN_GRACE
 from workerctx.lifecycle.hard_exit import HardExit
 from workerctx.lifecycle.latch import Latch
+from workerctx.lifecycle.overheard import Ear
 from workerctx.lifecycle.shutdown import DEFAULT_SIGNALS, stop_on_signals
 from workerctx.lifecycle.state import Outcome
 from workerctx.lifecycle.supervised import (
@@ -147,6 +148,7 @@ class Monitor:
             if hard_exit:
                 self._hard_exit = HardExit(lambda: self._deadline, hard_limit, self._describe)
                 stack.enter_context(self._hard_exit)
+                stack.enter_context(Ear())
             if signals:
                 chosen = DEFAULT_SIGNALS if signals is True else signals
                 stack.enter_context(stop_on_signals(self, *chosen))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from workerctx.errors import WorkerError
 from workerctx.lifecycle.control import OWN_GRACE
 from workerctx.lifecycle.latch import Latch
+from workerctx.lifecycle.overheard import Handler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -127,17 +128,15 @@ def stop_on_signals(
         )
     seen = 0
 
-    def handler(number: int, frame: FrameType | None) -> None:
+    def stop(number: signal.Signals) -> None:
         nonlocal seen
         seen += 1
-        name = signal.Signals(number)
         if seen == 1:
-            target.stop(f"signal {name.name}")
+            target.stop(f"signal {number.name}")
         else:
-            target.stop(f"signal {name.name} again", grace=0.0)
-        if then is not None:
-            then(name, frame)
+            target.stop(f"signal {number.name} again", grace=0.0)
 
+    handler = Handler(stop, then)
     previous = {number: signal.getsignal(number) for number in signals or DEFAULT_SIGNALS}
     try:
         for number in previous:

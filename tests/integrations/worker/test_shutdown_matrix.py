@@ -89,6 +89,8 @@ MATRIX = (
     Row("blocked loop", "blocking_for_a_while", (), ENDLESS, STOPPED, SUCCEEDED, ("blocked", "in a_long_calculation")),
     Row("blocked loop", "blocking", TERM, 0.2, ENDED, LEASED, BLOCKER),
     Row("blocked loop", "blocking", TWICE, ENDLESS, ENDED_EARLY, LEASED, BLOCKER),
+    Row("loop blocked in C", "blocking_in_c", TERM, 0.2, ENDED, LEASED, (*STACKS, "in blocking_in_c")),
+    Row("loop blocked in C", "blocking_in_c", TWICE, ENDLESS, ENDED_EARLY, LEASED, (*STACKS, "in blocking_in_c")),
     Row("hung store", "napping", (), ENDLESS, STOPPED, SUCCEEDED, ("awake",), hung=True),
     Row("hung store", "endless", TERM, 0.2, ENDED, LEASED, ("told shutdown", *STACKS), hung=True),
     Row("hung store", "endless", TWICE, ENDLESS, ENDED_EARLY, LEASED, ("told shutdown", *STACKS), hung=True),

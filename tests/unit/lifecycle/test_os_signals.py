@@ -22,7 +22,7 @@ def hear(ctx, event):
     inside = False
     frame = sys._getframe()
     while frame is not None:
-        inside |= frame.f_code.co_name in ("handler", "plain")
+        inside |= frame.f_code.co_qualname in ("Handler.__call__", "plain")
         frame = frame.f_back
     heard.append((type(event).__name__, threading.get_ident() == main_thread, inside))
 
@@ -280,3 +280,48 @@ print(*(ctx.outcome.value for ctx in contexts))
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["cancelled"] * 3
+
+
+def test_a_main_thread_that_comes_late_to_a_signal(program):
+    """L26, L33: a signal during a call into C is acted upon by a thread, and the late handler does not do it again."""
+    done = program(
+        PROGRAM
+        + """
+import hashlib
+from workerctx.lifecycle.overheard import Ear
+
+stops = []
+then = []
+
+class Target:
+    def stop(self, reason=None, *, grace=None):
+        stops.append((reason, threading.get_ident() == main_thread))
+
+def block():
+    kill(signal.SIGTERM)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)
+
+reader, writer = __import__("socket").socketpair()
+writer.setblocking(False)
+signal.set_wakeup_fd(writer.fileno())
+with stop_on_signals(Target(), then=lambda number, _: then.append(number)):
+    with Ear(0.01):
+        block()
+        assert stops == [("signal SIGTERM", False)], stops
+        assert then == [signal.SIGTERM], then
+        block()
+        assert stops[1:] == [("signal SIGTERM again", False)], stops
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        assert stops[2:] == [("signal SIGINT again", True)], stops
+    os.kill(os.getpid(), signal.SIGINT)
+    assert len(stops) == len(then) == 4, stops
+assert reader.recv(64) == bytes([signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGINT])
+assert signal.set_wakeup_fd(-1) == writer.fileno()
+with Ear():
+    signal.set_wakeup_fd(writer.fileno())
+assert signal.set_wakeup_fd(-1) == writer.fileno()
+""",
+        "asyncio",
+    )
+    assert done.returncode == 0, done.stderr
