@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import anyio.lowlevel
 import attrs
 
 from workerctx.errors import InvalidRequest
@@ -17,19 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 
+_STREAK: Final = 100
+"""How many buffered events a subscriber gets before it has to give the others a turn."""
+
+
 class Subscription:
     """One subscriber's iterator: never ends by itself, and waits without holding anything up.
 
     Made by `Broadcast.subscribe`.
     """
 
-    __slots__ = ("_buffer", "_capacity", "_closed", "_latch", "_lock", "_missed")
+    __slots__ = ("_buffer", "_capacity", "_closed", "_latch", "_lock", "_missed", "_streak")
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._buffer: deque[JobEvent] = deque()
         self._missed = 0
         self._closed = False
+        self._streak = 0
         # A publisher may be another thread: what is dropped and what is counted must agree.
         self._lock = threading.Lock()
         self._latch = Latch(self._has_news)
@@ -43,7 +49,12 @@ class Subscription:
         Cancellation: loses no event.
         """
         while True:
-            await self._latch.wait()
+            # A turn of the event loop for each event would be too slow where a commit publishes hundreds.
+            self._streak = (self._streak + 1) % _STREAK
+            if self._streak and self._has_news():
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await self._latch.wait()
             with self._lock:
                 if self._missed:
                     lagged = Lagged(self._missed)

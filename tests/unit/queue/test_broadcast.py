@@ -3,6 +3,7 @@
 import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from workerctx.errors import InvalidRequest
@@ -163,3 +164,47 @@ async def test_room_for_one_at_least():
     with pytest.raises(InvalidRequest, match="capacity=0"):
         async with Broadcast().subscribe(capacity=0):
             pass
+
+
+async def test_a_subscriber_keeps_up_with_batches():
+    """Q10: a subscriber that does nothing slow loses nothing, however many events come in a turn of the loop."""
+    broadcast = Broadcast()
+    batch = ready(*range(50))
+    seen = []
+
+    async def publish():
+        for _ in range(200):
+            broadcast.publish(batch)
+            await anyio.lowlevel.checkpoint()
+        broadcast.close()
+
+    async with broadcast.subscribe(capacity=500) as stream, anyio.create_task_group() as group:
+        group.start_soon(publish)
+        with anyio.fail_after(PATIENCE):
+            seen = [event async for event in stream]
+    assert len(seen) == 200 * len(batch)
+
+
+async def test_a_subscriber_lets_others_take_turns():
+    """Q10: reading what is buffered neither keeps the event loop from others nor outlives a cancellation."""
+    broadcast = Broadcast()
+    turns = 0
+
+    async def take_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with broadcast.subscribe(capacity=5000) as stream, anyio.create_task_group() as group:
+        broadcast.publish(ready(*range(5000)))
+        group.start_soon(take_turns)
+        await read(stream, 4000)
+        assert turns >= 30
+        group.cancel_scope.cancel()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(stream)
+        assert scope.cancelled_caught
+    broadcast.close()
+    assert await read(stream, 1000) == [str(number) for number in range(4000, 5000)]
