@@ -50,6 +50,17 @@ class Home:
         loop = self.native
         return loop.time() if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time()
 
+    def clock(self) -> Callable[[], float]:
+        """Return the quickest way to what `now` returns, for who asks all the time; called on the loop.
+
+        Threads: the loop's own.
+        """
+        if isinstance(self.native, asyncio.AbstractEventLoop):
+            return self.native.time
+        from trio.lowlevel import current_clock
+
+        return current_clock().current_time
+
     def is_current(self) -> bool:
         """Tell whether the loop runs in this thread."""
         current = Home.current()

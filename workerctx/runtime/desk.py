@@ -7,23 +7,26 @@ loop's own event loop, so nothing here locks; `live` alone is also read by the t
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from attrs import define, field
 
+from workerctx.lifecycle.home import Home
 from workerctx.queue import CancelReason, ReleaseLease
 from workerctx.runtime.pace import Pace
 from workerctx.runtime.seats import Seating
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from workerctx.queue import Finish, Lease, QueuedJob
     from workerctx.runtime.seats import Seats
     from workerctx.service import JobCtx
+
+_BEGINNINGS_WAIT: Final = 0.01
+"""Seconds for which the word that runs have begun waits for others to go with."""
 
 
 @define(eq=False)
@@ -35,7 +38,7 @@ class Run:
         counted: whether the store knows that the run began.
         ctx: the handler's context, once it runs.
         scope: what cancels it, once it runs.
-        began_at: when a slot took it, in `time.perf_counter()` seconds.
+        began_at: when a slot took it, on the same clock.
         seats: what it takes up of the limits of its kind.
         line: where it stands in line for them.
         refusal: why it fails instead of running.
@@ -57,7 +60,9 @@ class Run:
 class Desk:
     """The jobs and outcomes of one worker."""
 
-    seating: Seating = field(factory=Seating)
+    clock: Callable[[], float] = field(default=anyio.current_time, init=False)
+    """The event loop's."""
+    seating: Seating = field(factory=Seating, init=False)
     """The limits of its kinds."""
     live: dict[str, Run] = field(factory=dict[str, Run], init=False)
     """Every claimed job that is not finished, by lease id."""
@@ -67,12 +72,20 @@ class Desk:
     """Jobs that a slot has taken, by lease id, in the order in which they began."""
     closed: bool = field(default=False, init=False)
     """Whether slots get nothing more."""
+    tell_by: float = field(default=math.inf, init=False)
+    """When to tell of beginnings although nothing else is to be told, on the event loop's clock."""
     pace: Pace = field(factory=Pace, init=False)
     """How fast jobs end here."""
     _finishes: list[Finish] = field(factory=list["Finish"], init=False)
     _began: list[str] = field(factory=list[str], init=False)
     _idle: deque[anyio.Event] = field(factory=deque[anyio.Event], init=False)
     _news: anyio.Event | None = field(default=None, init=False)
+
+    def open(self, seating: Seating) -> None:
+        """Take the clock of the running event loop, and the limits of kinds."""
+        home = Home.current()
+        assert home is not None
+        self.clock, self.seating = home.clock(), seating
 
     @property
     def free(self) -> int:
@@ -132,11 +145,13 @@ class Desk:
                     self._idle.popleft().set()  # the job meant for this slot goes to another one
                 raise
         run = self.waiting.popleft()
-        run.began_at = time.perf_counter()
+        run.began_at = self.clock()
         self.running[run.lease.id] = run
         if not run.counted:
+            if not self._began:
+                self.tell_by = self.clock() + _BEGINNINGS_WAIT
+                self.nudge()
             self._began.append(run.lease.id)
-            self.nudge()
         return run
 
     def finish(self, run: Run, finish: Finish | None) -> None:
@@ -144,7 +159,7 @@ class Desk:
         if self.live.pop(run.lease.id, None) is None:
             return
         if self.running.pop(run.lease.id, None) is not None:
-            self.pace.note(time.perf_counter() - run.began_at)
+            self.pace.note(self.clock() - run.began_at)
         if run.seats:
             for following in self.seating.leave(run):
                 self._hand_out(following)
@@ -156,17 +171,17 @@ class Desk:
         """Tell this of a job instead of an outcome that the store refused."""
         self._finishes.append(finish)
 
-    def give_back(self, claimed_before: float, now: float) -> bool:
-        """Release jobs that were claimed before a moment and have not begun; True if any of them could have.
+    def give_back(self, now: float, after: float = -math.inf) -> bool:
+        """Release jobs that were claimed some time ago and have not begun; True if any of them could have.
 
         Args:
-            claimed_before: the moment, on the event loop's clock.
-            now: on the same clock.
+            now: on the event loop's clock.
+            after: how many seconds ago, at least.
         """
-        for run in self.seating.overdue(claimed_before, now):
+        for run in self.seating.overdue(now, after):
             self.finish(run, ReleaseLease(run.lease.id))
         surplus = False
-        while self.waiting and self.waiting[0].claimed_at <= claimed_before:
+        while self.waiting and self.waiting[0].claimed_at + after <= now:
             run = self.waiting.popleft()
             self.finish(run, ReleaseLease(run.lease.id))
             surplus = True
@@ -201,6 +216,7 @@ class Desk:
     def collect(self) -> tuple[list[Finish], list[str]]:
         """Take everything that has to be told: outcomes, and the leases whose run has begun meanwhile."""
         finishes, self._finishes = self._finishes, []
+        self.tell_by = math.inf
         began, self._began = [lease_id for lease_id in self._began if lease_id in self.live], []
         return finishes, began
 
@@ -208,10 +224,12 @@ class Desk:
         """Undo `collect`: the store could not be told."""
         self._finishes[:0] = finishes
         self._began[:0] = began
+        if self._began:
+            self.tell_by = self.clock()
 
     def has_news(self) -> bool:
-        """Tell whether there is something to be told."""
-        return bool(self._finishes or self._began)
+        """Tell whether there is something to be told now."""
+        return bool(self._finishes) or self.tell_by <= self.clock()
 
     def nudge(self) -> None:
         """Wake who waits for news."""
@@ -230,7 +248,7 @@ class Desk:
     def close(self) -> None:
         """Give slots nothing more and release what they have not taken."""
         self.closed = True
-        self.give_back(math.inf, math.inf)
+        self.give_back(math.inf)
         while self._idle:
             self._idle.popleft().set()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import time
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -61,7 +60,7 @@ class Exchange:
     """Whether there may be jobs that were not seen yet."""
     _idle: bool = field(default=False, init=False)
     _round_began: float = field(default=0.0, init=False)
-    """`time.perf_counter()` of the latest round."""
+    """When the latest round began, on the event loop's clock."""
     _failures: int = field(default=0, init=False)
     _unready: bool = field(default=True, init=False)
     """Whether the worker counts as unready because of us; a store may have reasons of its own."""
@@ -98,7 +97,7 @@ class Exchange:
     def end(self, seconds: float) -> None:
         """Let `run` return once everything is told, at the latest after so many seconds; the desk is closed."""
         self._ending = True
-        self._scope.deadline = anyio.current_time() + seconds
+        self._scope.deadline = self._desk.clock() + seconds
         self._desk.nudge()
 
     async def watch(self) -> None:
@@ -113,7 +112,7 @@ class Exchange:
 
     def note_silence(self) -> None:
         """Count as unready while the store does not answer."""
-        seconds = anyio.current_time() - self._asked_at
+        seconds = self._desk.clock() - self._asked_at
         if seconds > _SILENCE:
             self._unready = True
             self._context.mark_unready(f"the store has not answered for {seconds:.0f} seconds")
@@ -135,7 +134,8 @@ class Exchange:
 
     def _patience(self) -> float:
         """Return in how many seconds to look at the desk again without a nudge."""
-        now, until, oldest = anyio.current_time(), self._desk.seating.look_at, self._desk.oldest
+        now, oldest = self._desk.clock(), self._desk.oldest
+        until = min(self._desk.tell_by, self._desk.seating.look_at)
         if oldest is not None:
             until = min(until, oldest.claimed_at + self._config.prefetch_window)
         elif self._may_claim:
@@ -145,12 +145,12 @@ class Exchange:
     def _ahead(self) -> tuple[int, float]:
         desk = self._desk
         began = (run.began_at for run in desk.running.values())
-        return desk.pace.due(began, time.perf_counter(), self._config.prefetch_window)
+        return desk.pace.due(began, self._desk.clock(), self._config.prefetch_window)
 
     @property
     def _may_claim(self) -> bool:
         if self._desk.seating.limits:
-            self._look |= self._desk.seating.has_made_room(anyio.current_time())
+            self._look |= self._desk.seating.has_made_room(self._desk.clock())
         return self._look and self._context.is_running and not self._desk.closed
 
     def _wanted(self) -> int:
@@ -167,9 +167,9 @@ class Exchange:
         finishes, began = desk.collect()
         if not (finishes or began or wanted):
             return
-        began_at, last = time.perf_counter(), self._round_began
-        self._round_began = began_at
-        self._asked_at = anyio.current_time()
+        now = self._desk.clock()
+        desk.pace.note_round(now - self._round_began)
+        self._round_began = self._asked_at = now
         self._look &= not wanted  # a wake-up during the claim sets it again
         try:
             refused, claimed = await self._ask(finishes, began, wanted, at_once=at_once)
@@ -186,11 +186,10 @@ class Exchange:
         finally:
             self._asked_at = math.inf
         self._recovered()
-        desk.pace.note_round(time.perf_counter() - began_at, began_at - last)
         for finish, error in zip(finishes, refused, strict=True):
             if error is not None:
                 self._refused(finish, error)
-        arrived = anyio.current_time()
+        arrived = self._desk.clock()
         for job, lease in claimed:
             desk.put(Run(job, lease, arrived, at_once))
         if claimed and self._context.hears(JobsClaimed):
@@ -201,13 +200,13 @@ class Exchange:
 
     def _give_back(self) -> None:
         desk = self._desk
+        if desk.oldest is None:
+            return
         if not self._context.is_running:
-            desk.give_back(math.inf, math.inf)
-        elif desk.oldest is not None:
-            now = anyio.current_time()
-            if desk.give_back(now - self._config.prefetch_window, now):
-                desk.pace.brake()
-                self._look = True
+            desk.give_back(self._desk.clock())
+        elif desk.give_back(self._desk.clock(), self._config.prefetch_window):
+            desk.pace.brake()
+            self._look = True
 
     async def _ask(
         self, finishes: list[Finish], began: list[str], wanted: int, *, at_once: bool
@@ -236,7 +235,7 @@ class Exchange:
         seating = self._desk.seating
         if not seating.limits:
             return self._kinds, {}
-        room = seating.room(anyio.current_time(), max(self._config.prefetch, self._config.concurrency))
+        room = seating.room(self._desk.clock(), max(self._config.prefetch, self._config.concurrency))
         kinds = tuple(kind for kind in self._kinds if room.get(kind) != 0)
         return kinds, {kind: number for kind, number in room.items() if number}
 

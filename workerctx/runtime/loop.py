@@ -198,7 +198,7 @@ class WorkerLoop(AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         self._refuse_second_run()
         self._entered = True
-        self._desk.seating = Seating.of(self.jobs.handlers, self.config.concurrency_per_kind)
+        self._desk.open(Seating.of(self.jobs.handlers, self.config.concurrency_per_kind))
         self._warn_of_unknown_kinds()
         try:
             async with self.jobs:

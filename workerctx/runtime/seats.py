@@ -200,11 +200,11 @@ class Seating:
                         yield first
         limit.forget(run.seats)
 
-    def overdue(self, claimed_before: float, now: float) -> list[Run]:
-        """Return who stands in line since before a moment, and leave their kinds alone for a while."""
+    def overdue(self, now: float, after: float) -> list[Run]:
+        """Return who was claimed ``after`` seconds ago and stands in line, and leave their kinds alone for a while."""
         found: list[Run] = []
         for run in self._standing.values():
-            if run.claimed_at > claimed_before:
+            if run.claimed_at + after > now:
                 break
             found.append(run)
             self._by_kind[run.job.kind].left_alone_until = now + _LEFT_ALONE

@@ -66,6 +66,8 @@ class Slots:
     _site: Site
     _tenant_scope: TenantScopeProvider | None
     interrupt: BaseException | None = field(default=None, init=False)
+    _at_work: int = field(default=-1, init=False)
+    """The slot that began a job last."""
     _turn_ends: float = field(default=0.0, init=False)
 
     def start(self, tasks: TaskGroup) -> None:
@@ -88,6 +90,7 @@ class Slots:
                 ) from exc
             if run is None:
                 return
+            self._at_work = number
             await self._run(run, number, me)
             if strays is not None and strays.pending():
                 await strays.drop()
@@ -95,14 +98,15 @@ class Slots:
                 # The handler left context variables behind, which must not reach the next job.
                 clean.run(self.start, tasks)
                 return
-            if time.perf_counter() >= self._turn_ends:
+            # A slot whose job waited has let the others work.
+            if self._at_work == number and time.perf_counter() >= self._turn_ends:
                 await anyio.lowlevel.checkpoint()
                 self._turn_ends = time.perf_counter() + _TURN
 
     async def _run(self, run: Run, number: int, me: int) -> None:
         job = run.job
         handler = self._jobs.find(job.kind)
-        deadline = math.inf if job.timeout is None else anyio.current_time() + job.timeout
+        deadline = math.inf if job.timeout is None else self._desk.clock() + job.timeout
         run.scope = scope = anyio.CancelScope(deadline=deadline)
         run.ctx = ctx = JobCtx(job, self._site, f"{job.queue}-{number}-{self._site.host_id}", deadline)
         finish: Finish | None = ReleaseLease(run.lease.id)
@@ -128,16 +132,15 @@ class Slots:
                 self._tell(run, ctx, finish)
 
     def _tell(self, run: Run, ctx: JobCtx, finish: Finish | None) -> None:
-        job, seconds = run.job, time.perf_counter() - run.began_at
+        job = run.job
         # Due to claimed by the store's clock, claimed to begun by ours.
-        waited = max(0.0, run.lease.granted_at - job.run_at)
-        waited += max(0.0, anyio.current_time() - run.claimed_at - seconds)
+        waited = max(0.0, run.lease.granted_at - job.run_at) + run.began_at - run.claimed_at
         self._context.tell(
             JobFinished(
                 job=job,
                 outcome=outcome_of(job, finish, ctx.cancel.reason),
                 error=finish.error if isinstance(finish, FailLease) else None,
-                seconds=seconds,
+                seconds=self._desk.clock() - run.began_at,
                 waited=waited,
             )
         )
