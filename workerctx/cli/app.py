@@ -1,7 +1,7 @@
 """The commands, and what their exit statuses mean.
 
 0: done, a worker stopped cleanly. 1: it failed. 2: the command line or the environment is wrong. 70: the process did
-not end within its grace and was ended.
+not end within its grace and was ended. 77: the gateway of a remote worker refuses it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from workerctx.cli.output import complain
 from workerctx.cli.prune import prune
 from workerctx.cli.queues import queues
 from workerctx.cli.reload import ReloadOptions
+from workerctx.cli.remote import RemoteOptions
 from workerctx.cli.schedules import schedules
 from workerctx.cli.supervisor import ProcessOptions
 from workerctx.cli.worker import WorkerCommand
@@ -78,6 +79,7 @@ def worker(
     backend: Annotated[
         Literal["asyncio", "trio"], Parameter(env_var="WORKERCTX_BACKEND", help="The event loop.")
     ] = "asyncio",
+    remote: RemoteOptions | None = None,
     processes: ProcessOptions | None = None,
     reload: ReloadOptions | None = None,
     health: HealthOptions | None = None,
@@ -103,6 +105,7 @@ def worker(
         health=health or HealthOptions(),
         metrics=metrics or MetricsOptions(),
         logs=logs or LogOptions(),
+        remote=remote or RemoteOptions(),
     ).run()
 
 

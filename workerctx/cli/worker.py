@@ -18,9 +18,10 @@ from workerctx.cli.loading import load_registry
 from workerctx.cli.logs import Announcer
 from workerctx.cli.output import without_password
 from workerctx.cli.reload import watching
+from workerctx.cli.remote import DENIED
 from workerctx.cli.restarts import Restarts
 from workerctx.cli.supervisor import Supervisor
-from workerctx.errors import CommandError, MonitorFailed, WorkerError
+from workerctx.errors import CommandError, MonitorFailed, SessionDenied, WorkerError
 from workerctx.lifecycle import Monitor, stop_on_signals
 from workerctx.queue import connect
 from workerctx.runtime import WorkerLoop
@@ -32,23 +33,31 @@ if TYPE_CHECKING:
     from workerctx.cli.logs import LogOptions
     from workerctx.cli.metrics import MetricsOptions
     from workerctx.cli.reload import ReloadOptions
+    from workerctx.cli.remote import RemoteOptions
     from workerctx.cli.supervisor import ProcessOptions
     from workerctx.lifecycle import WorkerContext
+    from workerctx.remote import Worker
     from workerctx.runtime import WorkerConfig
+    from workerctx.service import JobRegistry
 
 
-class _Burst:
-    """A loop that ends when there is nothing to do, as a monitor runs it."""
+@frozen(eq=False)
+class _Looping:
+    """A loop, as a monitor runs it.
 
-    def __init__(self, loop: WorkerLoop) -> None:
-        self._loop = loop
+    Attributes:
+        burst: Whether it ends when there is nothing to do.
+    """
+
+    loop: WorkerLoop
+    burst: bool
 
     @property
     def context(self) -> WorkerContext:
-        return self._loop.context
+        return self.loop.context
 
     async def run(self) -> None:
-        await self._loop.run(burst=True)
+        await self.loop.run(burst=self.burst)
 
 
 @frozen(kw_only=True)
@@ -70,6 +79,7 @@ class WorkerCommand:
     health: HealthOptions
     metrics: MetricsOptions
     logs: LogOptions
+    remote: RemoteOptions
 
     def run(self) -> int:
         """Serve until stopped and return the exit status; what went wrong is said in a sentence."""
@@ -97,6 +107,11 @@ class WorkerCommand:
             (self.processes.restart_delay < 0, "--restart-delay must not be negative"),
             (self.health.stuck_after <= 0, "--stuck-after must be more than 0 seconds"),
             (self.burst and self.reload.wanted, "--burst and --reload do not go together: leave one of them out"),
+            (self._is_remote and self.burst, "--burst needs a store to look into: leave it out with --remote"),
+            (
+                self._is_remote and self.metrics.port is not None,
+                "--metrics-port needs a store to ask: leave it out with --remote",
+            ),
         ):
             if wrong:
                 raise CommandError(complaint)
@@ -128,17 +143,16 @@ class WorkerCommand:
     def _serve(self, announcer: Announcer, line: LowerEnd | None) -> int:
         jobs = load_registry(self.target)
         try:
-            connect(jobs.url)
-            loop = WorkerLoop(jobs, self.config, name=self._name_of(line))
+            worker = self._make_worker(jobs, self._name_of(line))
         except WorkerError as exc:
             raise CommandError(str(exc)) from exc
-        name = loop.context.name
+        name = worker.context.name
         monitor = Monitor(name, grace=self.config.grace)
-        monitor.add(_Burst(loop) if self.burst else loop)
+        monitor.add(worker)
         pulse = Pulse()
 
         def health() -> Health:
-            return health_of(loop.context, pulse, self.health.stuck_after)
+            return health_of(worker.context, pulse, self.health.stuck_after)
 
         async def serve() -> None:
             async with pulse.beating():
@@ -151,19 +165,31 @@ class WorkerCommand:
                 line.attach(monitor, health)
             elif self.health.port is not None:
                 server = stack.enter_context(HealthServer(self.health, lambda: {name: health()}))
-            measured = stack.enter_context(self.metrics.serving(loop, 1 if line is None else line.number))
+            facts = self._worker_facts(jobs, server)
+            if isinstance(worker, _Looping):
+                facts |= stack.enter_context(self.metrics.serving(worker.loop, 1 if line is None else line.number))
             if line is None or line.number == 1:  # the others say the same
-                facts = self._worker_facts(loop, server) | measured
                 announcer.say(f"workerctx {workerctx.__version__} worker {name}", facts)
             try:
                 anyio.run(serve, backend=self.backend)
             except MonitorFailed as exc:
-                announcer.say(f"the worker failed: {exc.failures[-1][1]!r}")
-                return 1
+                failure = exc.failures[-1][1]
+                announcer.say(f"the worker failed: {failure!r}")
+                return DENIED if isinstance(failure, SessionDenied) else 1
             except KeyboardInterrupt:  # a handler left with it
                 pass
-            announcer.say(f"worker {name} stopped: {loop.context.reason}")
+            announcer.say(f"worker {name} stopped: {worker.context.reason}")
         return 0
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.remote.endpoint is not None
+
+    def _make_worker(self, jobs: JobRegistry, name: str | None) -> _Looping | Worker:
+        if self._is_remote:
+            return self.remote.make_worker(jobs, self.config, name)
+        connect(jobs.url)
+        return _Looping(WorkerLoop(jobs, self.config, name=name), self.burst)
 
     def _name_of(self, line: LowerEnd | None) -> str | None:
         """Return what the worker was called; one of several processes has its number behind that."""
@@ -175,11 +201,13 @@ class WorkerCommand:
             facts["reload"] = f"when Python files change in {', '.join(map(str, roots))}"
         return facts | _probes(server)
 
-    def _worker_facts(self, loop: WorkerLoop, server: HealthServer | None) -> dict[str, str]:
-        facts = {
-            "store": without_password(loop.jobs.url),
+    def _worker_facts(self, jobs: JobRegistry, server: HealthServer | None) -> dict[str, str]:
+        source = (
+            {"store": without_password(jobs.url)} if self.remote.endpoint is None else {"gateway": self.remote.endpoint}
+        )
+        facts = source | {
             "queues": self._queues,
-            "kinds": ", ".join(loop.jobs.kinds),
+            "kinds": ", ".join(jobs.kinds),
             "concurrency": f"{self.config.concurrency} on {self.backend}",
             "grace": self._grace,
         }

@@ -22,7 +22,7 @@ _MARGIN: Final = 1024
 """Bytes by which a message may be larger than the gateway accepts, so that the gateway can say so."""
 
 
-class TellingProtocol(WebSocketsSansIOProtocol):
+class WorkerProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, which also tells whose certificate the client has shown, as ASGI's extension ``tls``."""
 
     async def run_asgi(self) -> None:
@@ -32,6 +32,12 @@ class TellingProtocol(WebSocketsSansIOProtocol):
             scope = cast("dict[str, Any]", self.scope)
             scope["extensions"]["tls"] = tls_extension(ssl_object)
         await super().run_asgi()
+
+    async def send(self, message: Any) -> None:
+        """Send what the application says."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # a refusal is an answer, too, and nothing to complain of
 
 
 class Server(uvicorn.Server):
@@ -54,7 +60,7 @@ def make_server(app: Any, max_message: int, options: dict[str, Any]) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            ws=TellingProtocol,
+            ws=WorkerProtocol,
             ws_max_size=max_message + _MARGIN,
             ws_per_message_deflate=False,
             ws_ping_interval=None,  # heartbeats find the dead on both sides
