@@ -363,8 +363,8 @@ class QueueMachine(RuleBasedStateMachine):
             return
         self._refresh()
         held = set()
-        for twin in self.twins.values():
-            job = self.do(self.storage.jobs.get, twin.id)
+        jobs, counts = self.portal.call(_look, self.storage, list(self.twins))
+        for twin, job in zip(self.twins.values(), jobs, strict=True):
             assert job.state is twin.state, (job, twin)
             assert job.attempt <= job.max_attempts
             assert job.lease_id == twin.lease
@@ -373,30 +373,20 @@ class QueueMachine(RuleBasedStateMachine):
                 held.add(job.lease_id)
             else:
                 assert job.attempt == twin.attempt, (job, twin)
-        counts = self.do(self.storage.jobs.counts)
         expected = Counter(twin.state for twin in self.twins.values())
         assert {state: count for state, count in counts.items() if count} == dict(expected)
 
     def _finish_everything(self) -> None:
         """Q2: nothing is lost: from any state, every job comes to exactly one end."""
-        for _ in range(60):
-            self.do(self.storage.advance, 60 * MINUTE)
-            self.do(self.storage.jobs.reap_expired_leases)
-            claimed = self.do(self.storage.jobs.claim_many, "last", limit=1000)
-            self.do(self.storage.jobs.finish_many, [CompleteLease(lease.id) for _, lease in claimed])
-            counts = self.do(self.storage.jobs.counts)
-            if not any(count for state, count in counts.items() if state not in FINAL_STATES):
-                break
-        else:
-            raise AssertionError(f"some job never ends: {counts}")
+        self.portal.call(_finish, self.storage)
         self._collect()
         ends = {JobState.SUCCEEDED: Completed, JobState.DEAD: Failed, JobState.CANCELLED: Cancelled}
         told: dict[str, list[Any]] = {}
         for event in self.events:
             if isinstance(event, (Completed, Cancelled)) or (isinstance(event, Failed) and not event.retryable):
                 told.setdefault(event.job_id, []).append(event)
-        for twin in self.twins.values():
-            job = self.do(self.storage.jobs.get, twin.id)
+        jobs, _ = self.portal.call(_look, self.storage, list(self.twins))
+        for twin, job in zip(self.twins.values(), jobs, strict=True):
             final = told[twin.id]
             assert isinstance(final[-1], ends[job.state]), (job, final)
             assert len(final) == 1 + self.retried[twin.id], (job, final)
@@ -415,6 +405,23 @@ async def _subscribe(storage: Any) -> Any:
 
 async def _call(method: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return await method(*args, **options)
+
+
+async def _look(storage: Any, ids: list[str]) -> tuple[list[Any], dict[JobState, int]]:
+    return [await storage.jobs.get(job_id) for job_id in ids], await storage.jobs.counts()
+
+
+async def _finish(storage: Any) -> None:
+    """Complete whatever can be claimed, hour after hour, until nothing is left."""
+    for _ in range(60):
+        await storage.advance(60 * MINUTE)
+        await storage.jobs.reap_expired_leases()
+        claimed = await storage.jobs.claim_many("last", limit=1000)
+        await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed])
+        counts = await storage.jobs.counts()
+        if not any(count for state, count in counts.items() if state not in FINAL_STATES):
+            return
+    raise AssertionError(f"some job never ends: {counts}")
 
 
 async def _drain(stream: Any) -> list[Any]:
