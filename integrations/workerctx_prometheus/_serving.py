@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from attrs import Factory, define, field, frozen
@@ -89,7 +91,10 @@ class MetricsServer:
         return self._server.server_port
 
     def close(self) -> None:
-        """Close the port; blocks for up to half a second."""
+        """Close the port; blocks for up to half a second on macOS."""
+        # Elsewhere the thread looks up from its poll at once.
+        with suppress(OSError):
+            self._server.socket.shutdown(SHUT_RDWR)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -7,7 +7,7 @@ import socket
 import socketserver
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
 import anyio
@@ -165,6 +165,9 @@ class HealthServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        # Otherwise the thread looks up at its next poll, up to half a second later. macOS refuses this, and waits.
+        with suppress(OSError):
+            self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
