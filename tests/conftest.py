@@ -4,18 +4,26 @@ And how hypothesis behaves: no test is about time.
 """
 
 import os
+from functools import partial
 from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.integrations.redis.server import RedisServer
+from workerctx.testing import wait_until
 from workerctx.testing.fixtures import anyio_backend, virtual_time
 
 __all__ = ["anyio_backend", "redis_server", "redis_url", "virtual_time"]
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture
+def eventually():
+    """Wait until a condition holds, with the patience that a busy machine needs."""
+    return partial(wait_until, timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -84,17 +84,3 @@ def program() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
-    """Wait until something holds that comes by way of the event loop's callbacks; give up in the end."""
-
-    async def wait(holds: Callable[[], bool]) -> None:
-        for _ in range(10_000):
-            if holds():
-                return
-            await anyio.lowlevel.checkpoint()
-        raise AssertionError("it never came to hold")
-
-    return wait

@@ -1,19 +1,18 @@
-"""Registries on real stores, loops that hurry, and a store that can be switched off."""
+"""Registries on real stores, loops that hurry, and a store behind faults."""
 
 from __future__ import annotations
 
-import inspect
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import anyio
 import pytest
-from attrs import define, field
 
-from workerctx.errors import StoreUnavailable
-from workerctx.queue import Constant, JobState
+from workerctx.queue import Constant, JobState, connect
 from workerctx.runtime import WorkerConfig, WorkerLoop
 from workerctx.service import JobRegistry
+from workerctx.testing import Faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -48,23 +47,6 @@ async def jobs(registry: JobRegistry) -> AsyncIterator[JobRegistry]:
 def at_once() -> Constant:
     """A retry policy that does not wait."""
     return Constant(base=0, jitter=False)
-
-
-@pytest.fixture
-def eventually() -> Callable[..., Awaitable[None]]:
-    """Wait until a condition holds, with a bound; it may be a function or a coroutine function."""
-
-    async def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
-        with anyio.fail_after(seconds):
-            while True:
-                holds = condition()
-                if inspect.isawaitable(holds):
-                    holds = await holds
-                if holds:
-                    return
-                await anyio.sleep(0.005)
-
-    return eventually
 
 
 @pytest.fixture
@@ -144,115 +126,28 @@ def count(jobs: JobRegistry) -> Callable[..., Awaitable[int]]:
     return count
 
 
-@define
-class Outage:
-    """Whether a store can be reached, and which of its calls met that.
-
-    Attributes:
-        on: Whether calls fail.
-        only: Names of the calls that fail; None for all.
-        after: Whether a call that fails has been performed all the same, like one whose answer was lost.
-        met: Names of the calls that failed.
-    """
-
-    on: bool = False
-    only: set[str] | None = None
-    after: bool = False
-    met: set[str] = field(factory=set)
-
-    def hits(self, name: str) -> bool:
-        """Tell whether this call fails, and take note of it."""
-        hit = self.on and (self.only is None or name in self.only)
-        if hit:
-            self.met.add(name)
-        return hit
-
-
-class Unreliable:
-    """A part of a real store, whose calls fail while there is an outage; everything else is the real thing."""
-
-    def __init__(self, real: Any, outage: Outage) -> None:
-        self._real = real
-        self._outage = outage
-
-    def __getattr__(self, name: str) -> Any:
-        real, outage = getattr(self._real, name), self._outage
-        if name in {"jobs", "workers", "schedules", "rate_limits"}:
-            return Unreliable(real, outage)
-        if name in {"wakeups", "open_renewer"}:
-            return lambda *args, **kwargs: _UnreliableBlock(name, real(*args, **kwargs), outage)
-        if not inspect.iscoroutinefunction(real):
-            return real
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            if outage.hits(name):
-                await anyio.lowlevel.checkpoint()
-                if outage.after:
-                    await real(*args, **kwargs)
-                raise StoreUnavailable("the store was switched off")
-            return await real(*args, **kwargs)
-
-        return call
-
-
-class _UnreliableBlock:
-    """The context manager of wake-ups, or a renewer."""
-
-    def __init__(self, name: str, real: Any, outage: Outage) -> None:
-        self._name, self._real, self._outage = name, real, outage
-
-    def _check(self, name: str) -> None:
-        if self._outage.hits(name):
-            raise StoreUnavailable("the store was switched off")
-
-    async def __aenter__(self) -> Self:
-        self._check(self._name)
-        self._waiter = await self._real.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> Any:
-        return await self._real.__aexit__(*exc)
-
-    async def wait(self, timeout: float | None = None) -> bool:
-        rung: bool = await self._waiter.wait(timeout)
-        self._check("wait")
-        return rung
-
-    def __enter__(self) -> Self:
-        self._check(self._name)
-        self._real.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> Any:
-        return self._real.__exit__(*exc)
-
-    def renew(self, *args: Any) -> Any:
-        self._check("renew")
-        return self._real.renew(*args)
-
-
-class UnreliableRegistry(JobRegistry):
-    """A registry whose loops see the store through an outage; what a test does through its handlers does not."""
-
-    outage: Outage
-
-    @property
-    def storage(self) -> Storage:
-        """The store as loops see it."""
-        seen: Any = Unreliable(super().storage, self.outage)
-        return seen
+@pytest.fixture
+def faults() -> Faults:
+    """What befalls the store of `unreliable`."""
+    return Faults()
 
 
 @pytest.fixture
-def outage() -> Outage:
-    """What switches the store of `unreliable` off."""
-    return Outage()
+def shared_url(url: str) -> str:
+    """A store of each kind that several can open."""
+    return f"memory://{uuid4().hex}" if url == "memory://" else url
 
 
 @pytest.fixture
-async def unreliable(url: str, outage: Outage) -> AsyncIterator[UnreliableRegistry]:
-    """An open registry whose store can be switched off."""
-    registry = UnreliableRegistry(url)
-    registry.outage = outage
-    async with registry:
-        yield registry
+async def unreliable(shared_url: str, faults: Faults) -> AsyncIterator[JobRegistry]:
+    """An open registry whose store is behind `faults`, for its loops and for whoever enqueues through it."""
+    async with JobRegistry(shared_url) as registry:
+        with faults.inject(registry):
+            yield registry
+
+
+@pytest.fixture
+async def outside(shared_url: str) -> AsyncIterator[Storage]:
+    """The store of `unreliable`, as those see it whom no fault concerns."""
+    async with connect(shared_url) as storage:
+        yield storage

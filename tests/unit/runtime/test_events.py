@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from workerctx.service import JobRegistry
+    from workerctx.testing import Faults
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ async def test_a_lost_lease_is_told(
 
 
 async def test_an_outage_is_told_from_its_first_failure_to_its_end(
-    unreliable: Any, outage: Any, make_loop: Any, heard: list[Any], eventually: Any
+    unreliable: Any, faults: Faults, make_loop: Any, heard: list[Any], eventually: Any
 ) -> None:
     """W4: each failure in a row has its number, and the end of the outage says how many there were."""
 
@@ -170,16 +171,16 @@ async def test_an_outage_is_told_from_its_first_failure_to_its_end(
 
     loop = make_loop(unreliable)
     loop.context.listen(lambda _, event: heard.append(event), StoreFailed, StoreRecovered)
-    outage.on, outage.only = True, {"finish_and_claim"}
+    outage = faults.fail("jobs.finish_and_claim")
     with anyio.fail_after(20):
         async with loop:
             await eventually(lambda: len(heard) >= 2)
-            outage.on = False
+            outage.lift()
             await eventually(lambda: isinstance(heard[-1], StoreRecovered))
     *failures, recovered = heard
     assert [event.failures for event in failures] == list(range(1, len(failures) + 1))
     assert recovered.failures == len(failures)
-    assert "the store was switched off" in str(failures[0].as_error())
+    assert "the test let this call fail" in str(failures[0].as_error())
 
 
 async def test_the_lag_of_the_event_loop_is_told_all_the_time(

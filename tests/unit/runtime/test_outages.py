@@ -14,6 +14,9 @@ from workerctx.service import JobCtx
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from workerctx.queue import Storage
+    from workerctx.testing import Faults
+
 
 @pytest.fixture
 def runs() -> list[int]:
@@ -36,12 +39,12 @@ def numbered(unreliable: Any, runs: list[int]) -> Any:
 
 
 @pytest.fixture
-def finished(unreliable: Any, eventually: Any) -> Callable[..., Any]:
-    """Wait until so many jobs have succeeded; the test itself sees the store at any time."""
+def finished(outside: Storage, eventually: Any) -> Callable[..., Any]:
+    """Wait until so many jobs have succeeded."""
 
     async def finished(number: int) -> None:
         async def enough() -> bool:
-            counts = await unreliable.branch.storage.jobs.counts()
+            counts = await outside.jobs.counts()
             return bool(counts[JobState.SUCCEEDED] >= number)
 
         await eventually(enough)
@@ -50,36 +53,43 @@ def finished(unreliable: Any, eventually: Any) -> Callable[..., Any]:
 
 
 async def test_an_outage_of_everything_is_survived_and_shown(
-    unreliable: Any, outage: Any, numbered: Any, runs: list[int], serving: Any, eventually: Any, finished: Any
+    unreliable: Any,
+    faults: Faults,
+    outside: Storage,
+    numbered: Any,
+    runs: list[int],
+    serving: Any,
+    eventually: Any,
+    finished: Any,
 ) -> None:
     """W4: with every call failing, the loop says that it is not ready and why; it heals by itself."""
     async with serving(unreliable) as loop:
         await numbered.enqueue(0)
         await finished(1)
         assert loop.context.is_ready
-        outage.on = True
-        await numbered.enqueue(1)
-        await eventually(lambda: not loop.context.is_ready)
-        assert "the store was switched off" in loop.context.ready_reason
-        assert loop.context.is_alive
-        await eventually(lambda: "heartbeat" in outage.met)
-        outage.on = False
+        heartbeats = faults.fail("workers.heartbeat")
+        with faults.fail():
+            await outside.jobs.enqueue(numbered.request(1))
+            await eventually(lambda: not loop.context.is_ready)
+            assert "the test let this call fail" in loop.context.ready_reason
+            assert loop.context.is_alive
+            await heartbeats.met()
+        heartbeats.lift()
         await finished(2)
         await eventually(lambda: loop.context.is_ready)
     assert runs == [0, 1]
 
 
 async def test_outages_come_and_go_in_a_flood(
-    unreliable: Any, outage: Any, numbered: Any, runs: list[int], serving: Any, eventually: Any, finished: Any
+    unreliable: Any, faults: Faults, numbered: Any, runs: list[int], serving: Any, eventually: Any, finished: Any
 ) -> None:
     """W4: outcomes that could not be told are told later; nothing is lost and nothing runs twice."""
     await unreliable.enqueue_bulk([numbered.request(number) for number in range(4000)])
     async with serving(unreliable, concurrency=8) as loop:
         for goal in (100, 1000, 2000):
             await eventually(lambda goal=goal: len(runs) >= goal)
-            outage.on = True
-            await eventually(lambda: not loop.context.is_ready)
-            outage.on = False
+            with faults.fail():
+                await eventually(lambda: not loop.context.is_ready)
             await eventually(lambda: loop.context.is_ready)
         await finished(4000)
     assert sorted(runs) == list(range(4000))
@@ -88,43 +98,38 @@ async def test_outages_come_and_go_in_a_flood(
 @pytest.mark.parametrize(
     "call",
     [
-        "finish_and_claim",
-        "finish_many",
-        "register",
-        "heartbeat",
-        "reap_expired_leases",
-        "wakeups",
-        "wait",
-        "renew",
+        "jobs.finish_and_claim",
+        "jobs.finish_many",
+        "workers.register",
+        "workers.heartbeat",
+        "jobs.reap_expired_leases",
+        "jobs.wakeups",
+        "wakeups.wait",
+        "renewer.renew",
         "open_renewer",
-        "progress",
+        "jobs.progress",
     ],
 )
 async def test_an_outage_of_one_call_from_the_start(
-    unreliable: Any,
-    outage: Any,
-    numbered: Any,
-    runs: list[int],
-    serving: Any,
-    eventually: Any,
-    finished: Any,
-    call: str,
+    unreliable: Any, faults: Faults, numbered: Any, runs: list[int], serving: Any, finished: Any, call: str
 ) -> None:
     """W4: each call may fail on its own, from the start on, and the loop works once it answers again."""
+    outage = faults.fail(call)
+    over = False
 
     @unreliable.register(name="long")
     async def long(ctx: JobCtx) -> str:
-        while outage.on:
+        while not over:
             ctx.progress(1)
             await anyio.sleep(0.01)
         return "done"
 
-    outage.on, outage.only = True, {call}
     await unreliable.enqueue_bulk([numbered.request(number) for number in range(20)])
     await long.enqueue()
     async with serving(unreliable, concurrency=3, poll_interval=0.05):
-        await eventually(lambda: call in outage.met)
-        outage.on = False
+        await outage.met()
+        outage.lift()
+        over = True
         await finished(21)
         await numbered.enqueue(20)
         await finished(22)
@@ -132,7 +137,7 @@ async def test_an_outage_of_one_call_from_the_start(
 
 
 async def test_an_outage_longer_than_the_leases(
-    unreliable: Any, outage: Any, serving: Any, eventually: Any, finished: Any
+    unreliable: Any, faults: Faults, outside: Storage, serving: Any, eventually: Any, finished: Any
 ) -> None:
     """W4: outcomes of an outage longer than the leases are delivered before this loop's own reaper takes the jobs."""
     gate = anyio.Event()
@@ -148,33 +153,33 @@ async def test_an_outage_longer_than_the_leases(
         await wait.enqueue(number)
     async with serving(unreliable, concurrency=4, lease_ttl=0.4, heartbeat=0.1, reap_interval=0.02):
         await eventually(lambda: len(runs) == 4)
-        outage.on = True
-        await eventually(lambda: "reap_expired_leases" in outage.met)
-        gate.set()
-        await unreliable.branch.storage.advance(5)
-        await eventually(lambda: {"finish_many", "finish_and_claim"} & outage.met)
-        outage.on = False
+        reaping = faults.fail("jobs.reap_expired_leases")
+        finishing = faults.fail("jobs.finish_*")
+        with faults.fail():
+            await reaping.met()
+            gate.set()
+            await outside.advance(5)
+            await finishing.met()
+        faults.lift()
         await finished(4)
     assert sorted(runs) == [0, 1, 2, 3]
 
 
 async def test_answers_that_are_lost_lose_no_job(
-    unreliable: Any, outage: Any, numbered: Any, runs: list[int], serving: Any, eventually: Any, finished: Any
+    unreliable: Any, faults: Faults, numbered: Any, runs: list[int], serving: Any, eventually: Any, finished: Any
 ) -> None:
     """W4: when calls are performed but their answers are lost, unseen claims come back by their lease."""
     await unreliable.enqueue_bulk([numbered.request(number) for number in range(3000)])
-    outage.after = True
     async with serving(unreliable, concurrency=3, lease_ttl=0.4, heartbeat=0.1) as loop:
         await eventually(lambda: len(runs) >= 50)
-        outage.on = True
-        await eventually(lambda: not loop.context.is_ready)
-        outage.on = False
+        with faults.fail(answer_lost=True):
+            await eventually(lambda: not loop.context.is_ready)
         await finished(3000)
     assert set(runs) == set(range(3000))
 
 
 async def test_a_stop_during_an_outage_is_bounded(
-    unreliable: Any, outage: Any, numbered: Any, serving: Any, eventually: Any, caplog: Any
+    unreliable: Any, faults: Faults, serving: Any, eventually: Any, caplog: Any
 ) -> None:
     """W3: a store that stays away holds up a stop no longer than the hard limit; the log says what is lost."""
     gate = anyio.Event()
@@ -186,7 +191,7 @@ async def test_a_stop_during_an_outage_is_bounded(
     await wait.enqueue()
     async with serving(unreliable, hard_limit=0.3, grace=5) as loop:
         await eventually(lambda: loop.in_flight == 1)
-        outage.on = True
+        faults.fail()
         gate.set()
         await eventually(lambda: not loop.context.is_ready)
         loop.shutdown()
@@ -194,7 +199,7 @@ async def test_a_stop_during_an_outage_is_bounded(
 
 
 async def test_a_short_outage_at_the_stop_is_waited_for(
-    unreliable: Any, outage: Any, serving: Any, eventually: Any
+    unreliable: Any, faults: Faults, outside: Storage, serving: Any, eventually: Any
 ) -> None:
     """W3: outcomes are told after an outage that ends within the hard limit, though the last job has ended."""
     gate = anyio.Event()
@@ -207,12 +212,11 @@ async def test_a_short_outage_at_the_stop_is_waited_for(
     handle = await wait.enqueue()
     async with serving(unreliable, hard_limit=10) as loop:
         await eventually(lambda: loop.in_flight == 1)
-        outage.on = True
-        gate.set()
-        await eventually(lambda: not loop.context.is_ready)
-        loop.shutdown()
-        outage.on = False
-    assert await unreliable.branch.storage.jobs.result(handle.id, timeout=5) == "done"
+        with faults.fail():
+            gate.set()
+            await eventually(lambda: not loop.context.is_ready)
+            loop.shutdown()
+    assert await outside.jobs.result(handle.id, timeout=5) == "done"
 
 
 async def test_a_store_that_was_closed_fails_the_loop(registry: Any, hurried: Any, eventually: Any) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from workerctx.queue import Storage
+    from workerctx.testing import Faults
 
 
 def five_minutes(**options: object) -> Schedule:
@@ -71,14 +72,14 @@ async def test_a_schedule_that_another_process_adds_is_noticed(virtual_time: Cal
         tasks.cancel_scope.cancel()
 
 
-async def test_a_store_that_fails_for_a_while_is_asked_again(unreliable: Any, outage: Any, caplog: Any) -> None:
+async def test_a_store_that_fails_for_a_while_is_asked_again(unreliable: Any, faults: Faults, caplog: Any) -> None:
     """W4: an outage is logged, and schedules fire again after it."""
-    outage.on, outage.only = True, {"fire_due"}
+    outage = faults.fail("schedules.fire_due")
     request = EnqueueRequest("chore")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(Ticker(unreliable.storage, [Schedule(name="chore", request=request, every=0.05)]).run)
-        await wait_until(lambda: outage.met)
-        outage.on = False
+        await outage.met()
+        outage.lift()
         await wait_until(lambda: _some(unreliable.storage))
         tasks.cancel_scope.cancel()
     assert "schedules could not be fired" in caplog.text
