@@ -172,12 +172,12 @@ class Worker:
     ) -> None:
         link = self._link(connect, unacked, single=single)
         heard = self.context.listen(lambda _, event: self._follow(event, link), Pause, Stop)
-        failure: BaseException | None = None
+        failures: list[Exception] = []
         try:
             async with self._place(link, single=single), anyio.create_task_group() as minders:
                 minders.start_soon(self._mind, link)
                 if shutdown is not None:
-                    minders.start_soon(self._heed, shutdown)
+                    minders.start_soon(self._heed, shutdown, failures)
                 try:
                     await self._work(link)
                 finally:
@@ -193,8 +193,9 @@ class Worker:
                 raise failure from failure.__cause__
         finally:
             heard.disconnect()
-        if link.error is not None:
-            raise link.error
+        for error in (*failures, link.error):
+            if error is not None:
+                raise error
 
     def _place(self, link: Link, *, single: bool) -> AbstractAsyncContextManager[None]:
         return on_this_loop(link) if single else in_own_thread(link, f"session of {self.context.name}", _GOODBYE)
@@ -223,9 +224,11 @@ class Worker:
         else:
             self.context.stop("the session has ended")
 
-    async def _heed(self, shutdown: Awaitable[object]) -> None:
+    async def _heed(self, shutdown: Awaitable[object], failures: list[Exception]) -> None:
         try:
             await shutdown
+        except Exception as exc:  # noqa: BLE001 - raised again after the drain
+            failures.append(exc)
         finally:
             self.context.stop("what it ran for has ended")
 
