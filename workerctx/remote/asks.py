@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 from attrs import define, field
 
-from workerctx.errors import StoreClosed, StoreUnavailable
+from workerctx.errors import StoreUnavailable
 from workerctx.lifecycle.latch import Latch
 from workerctx.remote.asking import encode_call, read_reply
 from workerctx.remote.frames import Reply, Request
@@ -58,8 +58,8 @@ class Asks:
         """Have the gateway perform a call, and return what it returns.
 
         Raises:
-            StoreUnavailable: There was no answer in time; the call was performed or not.
-            StoreClosed: The worker has no session any more.
+            StoreUnavailable: There was no answer in time, or there is no session any more; the call was performed or
+                not.
             Exception: What the store raised.
 
         Cancellation: the call is performed or not, never half.
@@ -80,7 +80,7 @@ class Asks:
         if ask.reply is not None:
             return read_reply(call, ask.reply)
         if ask.over:
-            raise StoreClosed("the worker has no session with its gateway any more")
+            raise StoreUnavailable("the worker has no session with its gateway any more")
         raise StoreUnavailable(f"the gateway did not answer within {PATIENCE:g} seconds")
 
     def collect(self) -> Sequence[Request]:

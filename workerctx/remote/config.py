@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Mapping
 
+_HEARTBEAT: Final = 0.5
+"""Seconds between two looks of the loop at what its session has heard; the session beats at the gateway's pace."""
 _SCHEMES: Final = ("ws", "wss")
 _TRUE: Final = ("1", "true", "yes", "on")
 _FALSE: Final = ("0", "false", "no", "off")
@@ -163,6 +165,7 @@ class RemoteConfig:
         return WorkerConfig(
             queues=self.queues,
             concurrency=self.max_concurrency,
+            heartbeat=_HEARTBEAT,
             prefetch=self.prefetch,
             prefetch_window=self.prefetch_window,
             grace=self.grace,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from workerctx.remote.frames import FromWorker
     from workerctx.remote.hatch import Hatch
     from workerctx.remote.reconnect import Reconnect
     from workerctx.remote.session import WorkerSession
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("workerctx")
 
 _SHORTEST_TICK: Final = 0.001
+_LAST_WORDS: Final = 0.5
+"""Seconds in which what a gateway said last may still arrive."""
 _SILENT_BEATS: Final = 3
 """Heartbeats without an answer after which a gateway counts as gone."""
 _REASONS: Final = frozenset(CancelReason)
@@ -121,18 +124,26 @@ class Serving:
             await self.hatch.news.wait()
             frames, outcomes = self.hatch.collect()
             if frames:
-                await send(self.session, frames, self.patience)
+                await self._say(frames)
             if outcomes:
                 self.machine.reported()
 
     async def _beat(self) -> None:
         interval = max(_SHORTEST_TICK, self.ack.heartbeat)
         while True:
-            await send(self.session, [self.hatch.heartbeat()], self.patience)
+            await self._say([self.hatch.heartbeat()])
             await anyio.sleep(interval)
             silent = anyio.current_time() - self._heard_at
             if silent > max(_SILENT_BEATS * interval, self.ack.lease_ttl):
                 raise SessionLost(f"the gateway has been silent for {silent:.1f} seconds")
+
+    async def _say(self, frames: Sequence[FromWorker]) -> None:
+        try:
+            await send(self.session, frames, self.patience)
+        except SessionLost:
+            # Who receives may know better: a session that was closed in good order takes nothing either.
+            await anyio.sleep(_LAST_WORDS)
+            raise
 
     async def _watch(self) -> None:
         """End the session once it has no purpose any more."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from attrs import evolve
 
 from workerctx.errors import InvalidTransition, WorkerFailed
 from workerctx.lifecycle import Outcome, Pause, Stop
@@ -204,7 +205,7 @@ class Worker:
         """Run the loop once there was a registration, until it is stopped."""
         await link.changed.wait()
         if link.ack is None:
-            self.context.stop("there was no session")
+            self._note_end(link)
             return
         storage = RemoteStorage(self.config.endpoint, link.hatch, link.ack.namespace)
         with ExitStack() as lent:
@@ -219,6 +220,9 @@ class Worker:
     async def _mind(self, link: Link) -> None:
         """Stop the worker when there will be no session any more."""
         await link.ended.wait()
+        self._note_end(link)
+
+    def _note_end(self, link: Link) -> None:
         if link.error is not None and not link.is_stopping:
             self.context.fail(link.error)
         else:
@@ -249,7 +253,7 @@ class Worker:
             connect,
             lambda: self._introduction(link),
             hatch,
-            self.config.reconnect,
+            evolve(self.config.reconnect, max_attempts=1) if single else self.config.reconnect,
             self.config.prefetch_window,
             single,
         )

@@ -38,6 +38,10 @@ class _Pipe(Generic[F]):
     def __attrs_post_init__(self) -> None:
         self._news = Latch(lambda: bool(self._messages) or self._closed)
 
+    @property
+    def waiting(self) -> int:
+        return len(self._messages)
+
     def put(self, messages: Sequence[bytes]) -> None:
         with self._lock:
             if self._closed:
@@ -121,6 +125,11 @@ class SessionPeer:
             SessionLost: The session was closed.
         """
         self._out.put([message])
+
+    @property
+    def pending(self) -> int:
+        """How many messages of the worker wait to be received."""
+        return self._into.waiting
 
     async def receive(self) -> Sequence[FromWorker] | None:
         """Return the frames of the worker's next message; None once it has closed the session."""

@@ -1,0 +1,792 @@
+"""A remote worker from end to end, over sessions in memory."""
+
+import threading
+import time
+from contextlib import asynccontextmanager
+
+import anyio
+import msgspec
+import pytest
+
+from workerctx import JobCtx, JobRegistry, RemoteConfig, Shutdown, Worker
+from workerctx.errors import (
+    Abort,
+    InvalidConfig,
+    InvalidHandler,
+    InvalidTransition,
+    JobFailed,
+    JobNotFound,
+    PermissionDenied,
+    QueueError,
+    RegistryInUse,
+    RetryAfter,
+    SessionLost,
+    Snooze,
+    Throttled,
+    UnknownScope,
+)
+from workerctx.lifecycle import Outcome
+from workerctx.queue import CancelReason, EnqueueRequest, JobState
+from workerctx.remote.frames import (
+    Began,
+    Cancel,
+    Credit,
+    Drain,
+    Failure,
+    Heartbeat,
+    HeartbeatAck,
+    Progress,
+    Register,
+    RegisterAck,
+    Result,
+    ResultAck,
+)
+from workerctx.runtime import JobLost
+from workerctx.service.layers import Timeout
+from workerctx.testing import wait_until
+from workerctx.testing.sessions import session_pair
+
+
+async def test_a_job_is_run_far_from_its_store(jobs, serving, enqueue, loopback):
+    """W7, R1: a handler runs jobs that a gateway sends, after the worker has registered with all that it can do."""
+
+    @jobs.register(aliases=["former"])
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with serving(jobs) as worker:
+        job_id = await enqueue(add.request(1, 2))
+        assert await loopback.storage.jobs.result(job_id, timeout=10) == 3
+        assert worker.context.is_ready
+    register = loopback.heard[0]
+    assert isinstance(register, Register)
+    assert set(register.kinds) == {add.kind, "former"}
+    assert register.concurrency == 3
+    assert worker.context.outcome is Outcome.CLEAN
+    assert (await loopback.storage.jobs.get(job_id)).attempt == 1
+
+
+async def test_a_handler_cannot_tell_where_it_runs(jobs, serving, enqueue, loopback):
+    """W7: a remote JobCtx enqueues, waits for results, is limited, reports progress and looks like any other."""
+    limits = loopback.storage.rate_limits
+    await limits.configure("api", capacity=1, per=1000)
+
+    @jobs.register
+    async def child(n: int) -> int:
+        return n * 2
+
+    @jobs.register
+    async def probe(ctx: JobCtx) -> dict[str, object]:
+        one = await child.enqueue(1)
+        two = await ctx.enqueue(child.request(2).with_options(unique_key="two"))
+        again = await ctx.enqueue_bulk([child.request(2).with_options(unique_key="two"), child.request(3)])
+        seen: dict[str, object] = {"results": [await one.result(10), await ctx.storage.jobs.result(two.id, timeout=10)]}
+        seen["deduped"] = [outcome.deduped for outcome in again]
+        seen["first"] = type(await ctx.rate_limit.acquire("api")).__name__
+        seen["second"] = type(await ctx.rate_limit.acquire("api")).__name__
+        await ctx.rate_limit.drain("api", retry_after=5)
+        seen["limits"] = [limit.scope for limit in await ctx.rate_limit.list()]
+        with pytest.raises(UnknownScope):
+            await ctx.rate_limit.acquire("nothing")
+        with pytest.raises(JobNotFound) as missing:
+            await ctx.storage.jobs.get("nobody")
+        seen["missing"] = missing.value.job_id
+        seen["state"] = (await ctx.storage.jobs.get(ctx.job_id)).state
+        seen["counts"] = (await ctx.storage.jobs.counts())[JobState.RUNNING]
+        seen["page"] = [job.kind for job in (await ctx.storage.jobs.list(state=JobState.RUNNING)).jobs]
+        seen["cancelled"] = await ctx.storage.jobs.is_cancelled(ctx.job_id)
+        seen["now"] = (await ctx.storage.now()) > 1e9
+        seen["attempt"] = ctx.attempt
+        seen["namespace"] = ctx.storage.namespace
+        ctx.progress(1, 2)
+
+        async def stored() -> bool:
+            return (await ctx.storage.jobs.get(ctx.job_id)).progress is not None
+
+        await wait_until(stored)
+        return seen
+
+    async with serving(jobs):
+        far = await loopback.storage.jobs.result(await enqueue(probe.request()), timeout=20)
+    assert far == {
+        "results": [2, 4],
+        "deduped": far["deduped"],
+        "first": "Granted",
+        "second": "Throttled",
+        "limits": ["api"],
+        "missing": "nobody",
+        "state": "running",
+        "counts": far["counts"],
+        "page": far["page"],
+        "cancelled": False,
+        "now": True,
+        "attempt": 1,
+        "namespace": "default",
+    }
+    assert "probe" in str(far["page"])
+
+
+async def test_what_is_no_handler_s_business_is_refused(jobs, serving, enqueue, loopback):
+    """H5: a remote handler may not steer the store unless its gateway lets it, and learns what it cannot have."""
+
+    @jobs.register(max_attempts=1)
+    async def meddle(ctx: JobCtx) -> list[str]:
+        said: list[str] = []
+        store = ctx.storage
+        for call in (
+            lambda: store.jobs.pause_queue("default"),
+            lambda: store.jobs.resume_queue("default"),
+            lambda: store.jobs.retry("x"),
+            lambda: store.jobs.delete("x"),
+            lambda: store.jobs.prune(1),
+            lambda: store.rate_limits.configure("x", capacity=1, per=1),
+            lambda: store.schedules.enable("x"),
+            lambda: store.schedules.delete("x"),
+            lambda: store.advance(1),
+        ):
+            try:
+                await call()
+            except QueueError as exc:
+                said.append(str(exc))
+        try:
+            async with store.jobs.subscribe():
+                pass
+        except QueueError as exc:
+            said.append(str(exc))
+        return said
+
+    async with serving(jobs):
+        said = await loopback.storage.jobs.result(await enqueue(meddle.request()), timeout=10)
+    assert len(said) == 10
+    assert all("remote worker" in words for words in said)
+
+
+async def test_steering_can_be_allowed(jobs, serving, enqueue, loopback):
+    """H5: with its gateway's consent, a remote handler does what an operator does."""
+    loopback.steering = True
+
+    @jobs.register
+    async def operate(ctx: JobCtx) -> list[object]:
+        jobs = ctx.storage.jobs
+        other = await jobs.enqueue(operate.request().with_options(queue="elsewhere", delay=100))
+        await jobs.pause_queue("elsewhere", until=9e9)
+        paused = [queue.paused for queue in await jobs.queues() if queue.name == "elsewhere"]
+        await jobs.resume_queue("elsewhere")
+        cancelled = await jobs.cancel(other.id)
+        await jobs.retry(other.id)
+        await jobs.cancel_workflow("w")
+        await jobs.clear_workflow("w")
+        await jobs.cancel(other.id)
+        await jobs.delete(other.id)
+        await jobs.wake()
+        await ctx.rate_limit.configure("x", capacity=1, per=1)
+        workers = await ctx.storage.workers.list()
+        return [paused, cancelled, await jobs.prune(1000), len(workers), len(await ctx.storage.schedules.list())]
+
+    async with serving(jobs):
+        assert await loopback.storage.jobs.result(await enqueue(operate.request()), timeout=10) == [
+            [True],
+            True,
+            0,
+            0,
+            0,
+        ]
+
+
+async def test_every_word_of_a_handler_arrives(jobs, serving, enqueue, loopback):
+    """Q4: aborts, retries, snoozes and throttles from afar do what they do from near."""
+    await loopback.storage.rate_limits.configure("api", capacity=5, per=1)
+
+    @jobs.register(max_attempts=3)
+    async def say(word: str) -> None:
+        match word:
+            case "abort":
+                raise Abort("no use")
+            case "retry":
+                raise RetryAfter(500)
+            case "snooze":
+                raise Snooze(500)
+            case "throttle":
+                raise Throttled(500, "api")
+            case _:
+                raise ValueError(word)
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        ids = {word: await enqueue(say.request(word)) for word in ("abort", "retry", "snooze", "throttle", "crash")}
+
+        async def told():
+            return len(loopback.heard_of(Failure)) >= 5
+
+        await wait_until(told)
+        found = {word: await store.get(job_id) for word, job_id in ids.items()}
+    assert found["abort"].state is JobState.DEAD
+    assert found["abort"].error.message == "no use"
+    assert found["abort"].error.traceback
+    for word, attempt in (("retry", 1), ("snooze", 0), ("throttle", 0), ("crash", 1)):
+        assert (found[word].state, found[word].attempt) == (JobState.SCHEDULED, attempt), word
+    assert isinstance(await loopback.storage.rate_limits.acquire("api"), Throttled)
+
+
+async def test_what_is_wrong_with_a_job_fails_that_job(jobs, serving, enqueue, loopback):
+    """R8: outputs that are no JSON and payloads that do not fit fail alone; the session lives."""
+
+    @jobs.register(max_attempts=1)
+    async def odd() -> object:
+        return object()
+
+    @jobs.register(max_attempts=1)
+    async def even(n: int) -> int:
+        return n
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        unencodable = await enqueue(odd.request())
+        undecodable = await enqueue(EnqueueRequest(even.kind, {"args": ["x"]}))
+        with pytest.raises(JobFailed):
+            await store.result(unencodable, timeout=10)
+        with pytest.raises(JobFailed):
+            await store.result(undecodable, timeout=10)
+        assert await store.result(await enqueue(even.request(4)), timeout=10) == 4
+    assert len(loopback.peers) == 1
+
+
+@pytest.mark.parametrize("broken", ["attempt", "kind", "shape", "twice"])
+async def test_a_malformed_task_fails_alone(broken, jobs, serving, enqueue, loopback):
+    """R8: a task with an attempt of 0, an unknown kind or no sense is answered; one that comes twice runs once."""
+    runs = []
+
+    @jobs.register
+    async def fine() -> None:
+        runs.append(1)
+
+    async with serving(jobs):
+        await wait_until(lambda: loopback.heard_of(Credit))
+        (peer,) = loopback.peers
+        lease = {"t": "task", "lease_id": "odd", "ttl": 30.0}
+        good = {"id": "j", "kind": fine.kind, "attempt": 1, "payload": fine.request().payload_json}
+        task = {
+            "attempt": lease | {"job": good | {"attempt": 0}},
+            "kind": lease | {"job": good | {"kind": "unheard of"}},
+            "shape": lease | {"job": 7},
+            "twice": lease | {"job": good},
+        }[broken]
+        loopback.deaf = True
+        peer.send_bytes(msgspec.msgpack.encode([task, task]))
+        await wait_until(lambda: loopback.heard_of(Failure) or loopback.heard_of(Result))
+        peer.send(ResultAck(accepted=("odd",)))
+        loopback.deaf = False
+        assert await loopback.storage.jobs.result(await enqueue(fine.request()), timeout=10) is None
+    if broken == "twice":
+        assert len(runs) == 2
+    else:
+        (failure,) = loopback.heard_of(Failure)
+        assert (failure.outcome, failure.error.kind) == ("abort", "MalformedTask")
+    assert len(loopback.peers) == 1
+
+
+async def test_a_session_that_breaks_loses_nothing(jobs, serving, enqueue, loopback):
+    """R4: what was not acknowledged is told again after a reconnect; runs go on meanwhile, and run once."""
+    runs, go = [], anyio.Event()
+
+    @jobs.register
+    async def quick(n: int) -> int:
+        runs.append(n)
+        return n
+
+    @jobs.register
+    async def slow() -> str:
+        runs.append("slow")
+        await go.wait()
+        return "done"
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        loopback.deaf = True
+        slow_id = await enqueue(slow.request())
+        quick_id = await enqueue(quick.request(1))
+        await wait_until(lambda: loopback.heard_of(Result) and "slow" in runs)
+        loopback.peers[0].close(SessionLost("cut"))
+        await wait_until(lambda: len(loopback.heard_of(Register)) == 2)
+        loopback.deaf = False
+        lease = loopback.heard_of(Result)[0].lease_id
+        again = loopback.heard_of(Register)[1]
+        assert lease in again.holding
+        assert len(again.holding) == 2
+        loopback.peers[1].close()
+        assert await store.result(quick_id, timeout=10) == 1
+        go.set()
+        assert await store.result(slow_id, timeout=10) == "done"
+    assert sorted(map(str, runs)) == ["1", "slow"]
+    order = [type(frame).__name__ for frame in loopback.heard if isinstance(frame, (Register, Result, Credit))]
+    second = order.index("Register", 1)
+    assert order[second + 1] == "Result"
+
+
+async def test_a_question_outlives_its_session(jobs, serving, enqueue, loopback):
+    """W7: what a handler asks while the session breaks is asked again in the next one, and done once."""
+
+    @jobs.register
+    async def child() -> int:
+        return 1
+
+    @jobs.register
+    async def parent() -> str:
+        handle = await child.enqueue()
+        return handle.id
+
+    store = loopback.storage.jobs
+    asked = []
+
+    async def first_time_silent(peer, frame):
+        asked.append(frame)
+        if b"enqueue" in bytes(frame.call) and sum(b"enqueue" in bytes(each.call) for each in asked) == 1:
+            await loopback.answer(session_pair()[1], frame)  # done, and the answer is lost
+            peer.close(SessionLost("cut"))
+        else:
+            await loopback.answer(peer, frame)
+
+    loopback.on_request = first_time_silent
+    async with serving(jobs):
+        child_id = await store.result(await enqueue(parent.request()), timeout=10)
+        assert await store.result(child_id, timeout=10) == 1
+    children = [job for job in (await store.list()).jobs if "child" in job.kind]
+    assert [job.id for job in children] == [child_id]
+    assert [frame.again for frame in asked if b"enqueue" in bytes(frame.call)] == [False, True]
+
+
+async def test_a_cancel_is_pushed(jobs, serving, enqueue, loopback):
+    """Q7: a cancelled job's run is told at once and cancelled, wherever it is."""
+    told = []
+
+    @jobs.register
+    async def endless(ctx: JobCtx) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            told.append(ctx.cancel.reason)
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        job_id = await enqueue(endless.request())
+
+        async def running():
+            return (await store.get(job_id)).state is JobState.RUNNING and loopback.heard_of(Began) is not None
+
+        await wait_until(running)
+        await wait_until(lambda: loopback.heard_of(Heartbeat)[-1].leases)
+        lease_id = (await store.get(job_id)).lease_id
+        loopback.peers[0].send(Cancel("nobody's"), Cancel(lease_id))
+        await wait_until(lambda: told)
+        assert told == [CancelReason.USER]
+        await store.cancel(job_id)
+
+
+async def test_a_lost_lease_ends_its_run_and_is_not_reported(jobs, serving, enqueue, loopback):
+    """Q1: a run whose lease was lost is cancelled, and nobody is told of its outcome."""
+    told, lost = [], []
+
+    @jobs.register
+    async def endless(ctx: JobCtx) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            told.append(ctx.cancel.reason)
+
+    async with serving(jobs) as worker:
+        worker.context.listen(lambda _, event: lost.append(event), JobLost)
+        await enqueue(endless.request())
+        await wait_until(lambda: worker.in_flight)
+        await wait_until(lambda: loopback.heard_of(Heartbeat)[-1].leases)
+        (lease_id,) = loopback.heard_of(Heartbeat)[-1].leases
+        loopback.peers[0].send(HeartbeatAck(lost=(lease_id,)))
+        await wait_until(lambda: told)
+    assert told == [CancelReason.LEASE_LOST]
+    assert [event.after_run for event in lost] == [False]
+    assert not [frame for frame in loopback.heard_of(Failure) if frame.lease_id == lease_id]
+
+
+async def test_an_outcome_that_comes_too_late_is_an_event(jobs, serving, enqueue, loopback):
+    """Q1: an outcome whose lease was lost is dropped by the gateway, and the worker's listeners hear of it."""
+    lost = []
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    async with serving(jobs) as worker:
+        worker.context.listen(lambda _, event: lost.append(event), JobLost)
+        loopback.deaf = True
+        await enqueue(quick.request())
+        await wait_until(lambda: loopback.heard_of(Result))
+        lease_id = loopback.heard_of(Result)[0].lease_id
+        loopback.peers[0].send(ResultAck(lost=(lease_id,)))
+        await wait_until(lambda: lost)
+    assert [(event.lease_id, event.after_run) for event in lost] == [(lease_id, True)]
+
+
+async def test_an_outcome_that_cannot_be_stored_fails_the_job(jobs, serving, enqueue, loopback):
+    """R8: an outcome that the gateway refuses becomes a failure that says why."""
+
+    @jobs.register(max_attempts=1)
+    async def quick() -> str:
+        return "x"
+
+    async with serving(jobs):
+        loopback.deaf = True
+        job_id = await enqueue(quick.request())
+        await wait_until(lambda: loopback.heard_of(Result))
+        loopback.deaf = False
+        loopback.peers[0].send(ResultAck(refused={loopback.heard_of(Result)[0].lease_id: "it is too large"}))
+        with pytest.raises(JobFailed, match="it is too large"):
+            await loopback.storage.jobs.result(job_id, timeout=10)
+
+
+async def test_a_full_worker_still_listens(jobs, serving, enqueue, loopback):
+    """R7: with every slot busy, heartbeats and progress go out, cancels come in, and no task is sent too many."""
+    most, running, stopped = 0, 0, []
+
+    @jobs.register
+    async def hold(ctx: JobCtx) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        ctx.progress(1)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            running -= 1
+            stopped.append(ctx.job_id)
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        ids = [await enqueue(hold.request()) for _ in range(8)]
+        await wait_until(lambda: running == 3)
+        await wait_until(lambda: loopback.heard_of(Progress))
+        beats = len(loopback.heard_of(Heartbeat))
+        await wait_until(lambda: len(loopback.heard_of(Heartbeat)) > beats + 2)
+        counts = await store.counts()
+        assert counts[JobState.RUNNING] == 3
+        await store.cancel(ids[0])
+        await wait_until(lambda: ids[0] in stopped)
+        await wait_until(lambda: running == 3)
+        for job_id in ids[1:]:
+            await store.cancel(job_id)
+        await wait_until(lambda: running == 0)
+    assert most == 3
+
+
+async def test_a_handler_that_blocks_does_not_lose_the_session(jobs, serving, enqueue, loopback):
+    """R9: while a handler blocks the event loop, heartbeats go on from the session's own thread."""
+    blocked, go = threading.Event(), threading.Event()
+
+    @jobs.register
+    async def block() -> str:
+        blocked.set()
+        go.wait(10)
+        return threading.current_thread().name
+
+    beats = []
+
+    def watch():
+        blocked.wait(10)
+        before = loopback.peers[0].pending
+        time.sleep(0.4)
+        beats.append(loopback.peers[0].pending - before)
+        go.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    async with serving(jobs):
+        await loopback.storage.jobs.result(await enqueue(block.request()), timeout=15)
+    watcher.join()
+    assert beats[0] >= 3
+    assert len(loopback.peers) == 1
+    assert not any(thread.name.startswith("session of") for thread in threading.enumerate())
+
+
+async def test_a_stop_drains_and_reports(jobs, serving, enqueue, loopback):
+    """R6: a stop announces itself, tells handlers, lets them end, and reports them; heartbeats go on until then."""
+    reasons, beats = [], []
+
+    @jobs.register
+    async def tidy(ctx: JobCtx) -> str:
+        reason = await ctx.cancel.wait()
+        reasons.append(reason)
+        beats.append(len(loopback.heard_of(Heartbeat)))
+        await wait_until(lambda: len(loopback.heard_of(Heartbeat)) > beats[0] + 2)
+        return "tidied"
+
+    store = loopback.storage.jobs
+    async with serving(jobs) as worker:
+        job_id = await enqueue(tidy.request())
+        await wait_until(lambda: worker.in_flight)
+        worker.shutdown("deploy")
+        later = await enqueue(tidy.request())
+    assert reasons == [CancelReason.SHUTDOWN]
+    assert await store.result(job_id, timeout=1) == "tidied"
+    assert (await store.get(later)).state is JobState.QUEUED
+    assert loopback.heard_of(Drain) == [Drain("deploy")]
+
+
+async def test_what_does_not_end_in_time_is_given_back(jobs, serving, enqueue, loopback, config):
+    """W3, R6: at the deadline a run is cancelled and given back without using up an attempt."""
+
+    @jobs.register
+    async def endless() -> None:
+        await anyio.sleep_forever()
+
+    async with serving(jobs, config=config.__class__(endpoint="ws://x.invalid", grace=0.05)) as worker:
+        job_id = await enqueue(endless.request())
+        await wait_until(lambda: worker.in_flight)
+    job = await loopback.storage.jobs.get(job_id)
+    assert (job.state, job.attempt) == (JobState.QUEUED, 0)
+
+
+async def test_a_pause_takes_nothing(jobs, serving, enqueue, loopback):
+    """R6: a paused worker asks for nothing, and what is on its way is given back; resumed, it works again."""
+
+    @jobs.register
+    async def quick() -> int:
+        return 1
+
+    store = loopback.storage.jobs
+    async with serving(jobs) as worker:
+        assert await store.result(await enqueue(quick.request()), timeout=10) == 1
+        worker.context.pause("lunch")
+        await wait_until(lambda: loopback.heard_of(Credit)[-1].free == 0)
+        job_id = await enqueue(quick.request())
+        beats = len(loopback.heard_of(Heartbeat))
+        await wait_until(lambda: len(loopback.heard_of(Heartbeat)) > beats + 3)
+        assert (await store.get(job_id)).state is JobState.QUEUED
+        worker.context.resume()
+        assert await store.result(job_id, timeout=10) == 1
+
+
+async def test_the_drain_of_a_gateway_is_followed(jobs, serving, enqueue, loopback):
+    """R3: after a gateway's drain, runs go on and are reported; then the worker comes back."""
+    go = anyio.Event()
+
+    @jobs.register
+    async def slow() -> int:
+        await go.wait()
+        return 1
+
+    store = loopback.storage.jobs
+    async with serving(jobs) as worker:
+        job_id = await enqueue(slow.request())
+        await wait_until(lambda: worker.in_flight)
+        loopback.peers[0].send(Drain("restart"))
+        await wait_until(lambda: loopback.heard_of(Credit)[-1].free == 0)
+        assert len(loopback.peers) == 1
+        go.set()
+        assert await store.result(job_id, timeout=10) == 1
+        await wait_until(lambda: len(loopback.heard_of(Register)) == 2)
+        assert await store.result(await enqueue(slow.request()), timeout=10) == 1
+
+
+async def test_a_denied_worker_fails(jobs, loopback, config):
+    """R2, L29: a denial surfaces after one attempt, and the worker has failed."""
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    tries = []
+
+    @asynccontextmanager
+    async def connect():
+        tries.append(1)
+        raise PermissionDenied("not you")
+        yield
+
+    worker = Worker.builder(config).register(jobs).build()
+    with pytest.raises(PermissionDenied, match="not you"):
+        await worker.run_with_connector_until(connect, anyio.sleep_forever())
+    assert tries == [1]
+    assert worker.context.outcome is Outcome.FAILED
+    with pytest.raises(InvalidTransition, match="runs once"):
+        await worker.run()
+
+
+async def test_a_worker_without_sessions_fails(jobs, serving, enqueue, loopback):
+    """R3, L29: when the gateway stays away the worker fails, waiters learn it, and its runs are cancelled."""
+
+    @jobs.register
+    async def endless() -> None:
+        await anyio.sleep_forever()
+
+    async with serving(jobs, fails=SessionLost) as worker:
+        await enqueue(endless.request())
+        await wait_until(lambda: worker.in_flight)
+        loopback.closed = True
+        loopback.peers[0].close(SessionLost("cut"))
+        await wait_until(lambda: not worker.context.is_ready)
+        await wait_until(lambda: worker.context.is_finished)
+    assert worker.context.outcome is Outcome.FAILED
+
+
+async def test_readiness_follows_the_session(jobs, serving, loopback):
+    """L35: a worker is ready while it has a session, and says why it is not."""
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    async with serving(jobs) as worker:
+        await wait_until(lambda: worker.context.is_ready)
+        loopback.closed = True
+        loopback.peers[0].close(SessionLost("cut"))
+        await wait_until(lambda: not worker.context.is_ready)
+        assert "cut" in worker.context.ready_reason
+        loopback.closed = False
+        await wait_until(lambda: worker.context.is_ready)
+
+
+async def test_a_shutdown_token_stops_a_worker(jobs, loopback, config):
+    """L38, R5: anything that can be awaited ends a run; what it raises is raised after the drain."""
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    token = Shutdown()
+    worker = Worker.builder(config).register(quick).build()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run_with_connector_until, loopback.connect, token)
+        await wait_until(lambda: worker.context.is_ready)
+        token.set("enough")
+    assert worker.context.outcome is Outcome.CLEAN
+
+    async def fails():
+        raise KeyError("odd")
+
+    other = Worker.builder(config).register(quick).build()
+    with pytest.raises(KeyError):
+        await other.run_with_connector_until(loopback.connect, fails())
+
+
+async def test_a_stop_before_the_run_means_that_there_is_none(jobs, loopback, config):
+    """L6, R5: a worker that is stopped while it connects ends at once, without an error."""
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    loopback.closed = True
+    worker = Worker.builder(config).register(quick).build()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run_with_connector_until, loopback.connect, anyio.sleep_forever())
+        await anyio.sleep(0.02)
+        worker.shutdown()
+    assert worker.context.outcome is Outcome.NEVER_STARTED
+
+
+async def test_one_session_can_be_served_by_hand(jobs, loopback, config):
+    """R9: the single-session forms use the caller's loop, hand the session back, and do not reconnect."""
+
+    @jobs.register
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    store = loopback.storage.jobs
+    session, peer = session_pair()
+    loopback.peers.append(peer)
+    job_id = (await store.enqueue(add.request(1, 2))).id
+    worker = Worker.builder(config).register(add).build()
+
+    async def until():
+        await store.result(job_id, timeout=10)
+
+    assert await worker.run_with_session_until(session, until()) is session
+    assert (await store.get(job_id)).result == 3
+
+    async def end(peer, error):
+        await peer.receive()
+        peer.send(RegisterAck(version=1, worker_id="w"))
+        peer.close(error)
+
+    async with anyio.create_task_group() as tasks:
+        broken, peer = session_pair()
+        tasks.start_soon(end, peer, SessionLost("cut"))
+        with pytest.raises(SessionLost, match="cut"):
+            await Worker.builder(config).register(add).build().run_with_session(broken)
+        closed, peer = session_pair()
+        tasks.start_soon(end, peer, None)
+        assert await Worker.builder(config).register(add).build().run_with_session(closed) is closed
+
+
+async def test_the_handlers_registry_is_the_remote_one_while_it_runs(jobs, serving, enqueue, loopback):
+    """W7: `handler.enqueue` inside a run goes to the gateway's store; a registry that is open here is refused."""
+
+    @jobs.register
+    async def quick() -> str:
+        return jobs.storage.url
+
+    async with serving(jobs):
+        assert (
+            await loopback.storage.jobs.result(await enqueue(quick.request()), timeout=10)
+            == "ws://gateway.invalid/workers"
+        )
+    local = JobRegistry("memory://")
+
+    @local.register
+    async def other() -> None:
+        pass
+
+    async with local:
+        worker = Worker.builder(RemoteConfig(endpoint="ws://x.invalid")).register(local).build()
+        with pytest.raises(RegistryInUse, match="open on this event loop"):
+            await worker.run_with_connector_until(loopback.connect, anyio.sleep_forever())
+
+
+def test_a_builder_refuses_what_makes_no_sense(jobs, config):
+    """R8: duplicates, an empty set and what is no handler are refused; the kinds are told sorted."""
+
+    @jobs.register(name="b", aliases=["old b"])
+    async def second() -> None:
+        pass
+
+    @jobs.register(name="a")
+    async def first() -> None:
+        pass
+
+    worker = Worker.builder(config).register(second, first).build()
+    assert worker.activity_types == ("a", "b")
+    assert worker.available_handlers == {"a", "b", "old b"}
+    with pytest.raises(InvalidHandler, match="'b' already"):
+        Worker.builder(config).register(jobs, second)
+    with pytest.raises(InvalidConfig, match="at least one"):
+        Worker.builder(config).build()
+    with pytest.raises(InvalidHandler, match=r"put @jobs\.register above it"):
+        Worker.builder(config).register(len)
+
+
+async def test_layers_and_injected_data_work_afar(jobs, config, loopback):
+    """W7: layers stand around a remote handler and data are injected as on a local loop."""
+
+    @jobs.register(layers=[Timeout(0.05)], max_attempts=1)
+    async def slow() -> None:
+        await anyio.sleep_forever()
+
+    worker = Worker.builder(config).register(slow).data({int: 7}).build()
+    job_id = (await loopback.storage.jobs.enqueue(slow.request())).id
+
+    async def until():
+        with pytest.raises(JobFailed, match="Timeout"):
+            await loopback.storage.jobs.result(job_id, timeout=10)
+
+    await worker.run_with_connector_until(loopback.connect, until())
+
+
+async def test_commands_of_operators_arrive(jobs, serving, loopback):
+    """L1: a command that was sent to a worker through the store reaches it over its session."""
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    async with serving(jobs) as worker:
+        await wait_until(lambda: worker.context.is_ready)
+        loopback.peers[0].send(HeartbeatAck(commands=("dance", "pause")))
+        await wait_until(lambda: worker.context.is_paused)
