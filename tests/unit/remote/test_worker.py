@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import anyio
 import msgspec
 import pytest
+from attrs import evolve
 
 from workerctx import JobCtx, JobRegistry, RemoteConfig, Shutdown, Worker
 from workerctx.errors import (
@@ -27,6 +28,7 @@ from workerctx.errors import (
 )
 from workerctx.lifecycle import Outcome
 from workerctx.queue import CancelReason, EnqueueRequest, JobState
+from workerctx.remote import ReconnectConfig
 from workerctx.remote.frames import (
     Began,
     Cancel,
@@ -536,7 +538,7 @@ async def test_what_does_not_end_in_time_is_given_back(jobs, serving, enqueue, l
     async def endless() -> None:
         await anyio.sleep_forever()
 
-    async with serving(jobs, config=config.__class__(endpoint="ws://x.invalid", grace=0.05)) as worker:
+    async with serving(jobs, config=evolve(config, grace=0.05)) as worker:
         job_id = await enqueue(endless.request())
         await wait_until(lambda: worker.in_flight)
     job = await loopback.storage.jobs.get(job_id)
@@ -626,14 +628,15 @@ async def test_a_worker_without_sessions_fails(jobs, serving, enqueue, loopback)
     assert worker.context.outcome is Outcome.FAILED
 
 
-async def test_readiness_follows_the_session(jobs, serving, loopback):
+async def test_readiness_follows_the_session(jobs, serving, loopback, config):
     """L35: a worker is ready while it has a session, and says why it is not."""
 
     @jobs.register
     async def quick() -> None:
         pass
 
-    async with serving(jobs) as worker:
+    patient = evolve(config, reconnect=ReconnectConfig(initial_backoff=0.01, max_attempts=1000))
+    async with serving(jobs, config=patient) as worker:
         await wait_until(lambda: worker.context.is_ready)
         loopback.closed = True
         loopback.peers[0].close(SessionLost("cut"))
