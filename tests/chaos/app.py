@@ -12,7 +12,7 @@ import anyio
 from workerctx import JobCtx, JobRegistry
 from workerctx.lifecycle import worker_event
 from workerctx.queue import Constant
-from workerctx.runtime.events import JobLost
+from workerctx.runtime.events import JobFinished, JobLost, JobOutcome
 
 FOLDER = "CHAOS_FOLDER"
 
@@ -36,12 +36,14 @@ log = Log(Path(os.environ[FOLDER]), "worker")
 async def chaos(ctx: JobCtx, number: int) -> str | None:
     """Say that it runs, take a while, and return the lease under which it ran."""
     log.write("ran", ctx.job_id, ctx.job.lease_id, os.getpid())
-    await anyio.sleep(random.choice([0.0, 0.0, 0.05, 0.1]))
+    await anyio.sleep(random.choices([0.0, 0.05, 1.5], weights=[50, 48, 2])[0])
     return ctx.job.lease_id
 
 
 @worker_event.connect
-def note_lost_leases(_: object, event: object) -> None:
-    """Say which leases were lost, before or after the run had ended."""
+def note_runs_in_vain(_: object, event: object) -> None:
+    """Say which leases were lost, before or after the run had ended, and which were given back."""
     if isinstance(event, JobLost):
         log.write("refused" if event.after_run else "lost", event.lease_id)
+    elif isinstance(event, JobFinished) and event.outcome is JobOutcome.RELEASED:
+        log.write("released", event.job.lease_id)

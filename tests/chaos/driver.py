@@ -1,13 +1,15 @@
 """Kill and freeze worker processes and their store, and account for every job afterwards.
 
-``python tests/chaos/driver.py --seconds N [--store sqlite|postgres|redis] [--outages] [--seed S]`` starts four
+``python tests/chaos/driver.py --seconds N [--store memory|sqlite|postgres|redis] [--outages] [--seed S]`` starts four
 ``workerctx worker`` processes, half of them on trio, and two producers. Workers get SIGKILL, SIGTERM and
 SIGSTOP/SIGCONT (for longer than a lease lasts) at random, producers SIGKILL; with ``--outages`` the store goes away
-and comes back as well: a server is killed or frozen, a file is locked. It exits with 0 if
+and comes back as well: a server is killed or frozen, a file is locked. A store in memory has only one process, so
+there its calls fail, hang and lose their answers, and worker loops are cancelled. It exits with 0 if
 
 - every job whose enqueueing returned is in the store and has succeeded, once;
 - no two runs had the same lease, and the store has the result of one of them;
-- every other run is explained: its process was killed or stopped, or was told that the lease was lost;
+- every other run is explained: its process was killed or stopped, its worker gave it back, or was told that the lease
+  was lost;
 - the store counted one attempt for each lease that expired during a run, and one for the run that succeeded;
 - every process that was asked to stop ended with 0, and nobody logged an error.
 """
@@ -15,6 +17,7 @@ and comes back as well: a server is killed or frozen, a file is locked. It exits
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import signal
@@ -33,8 +36,10 @@ from stores import Store, store_for_chaos
 from workerctx import WorkerConfig, WorkerLoop
 from workerctx.errors import QueueError
 from workerctx.queue import JobState
+from workerctx.testing import Faults
 
 if TYPE_CHECKING:
+    from workerctx import JobRegistry
     from workerctx.queue import QueuedJob
 
 WORKERS = 4
@@ -55,23 +60,78 @@ SETTINGS = {
 }
 
 
-async def produce() -> None:
+async def produce(jobs: JobRegistry, dice: random.Random) -> None:
     """Enqueue, alone and in bulk, until killed."""
-    from app import FOLDER, Log, chaos, jobs
+    from app import FOLDER, Log, chaos
 
     log = Log(Path(os.environ[FOLDER]), "producer")
-    dice = random.Random()
+    while True:
+        try:
+            # Enough that every worker always holds leases, and no more than can be finished in the end.
+            if (await jobs.storage.jobs.counts())[JobState.QUEUED] < BACKLOG:
+                outcomes = await jobs.enqueue_bulk([chaos.request(0)] * dice.choice([1, 50, 200]))
+                for outcome in outcomes:
+                    log.write("enqueued", outcome.id)
+        except QueueError as exc:
+            log.write("told", repr(exc))
+        await anyio.sleep(dice.uniform(0, 0.05))
+
+
+async def be_producer() -> None:
+    """Enqueue in a process of its own."""
+    from app import jobs
+
     async with jobs:
+        await produce(jobs, random.Random())
+
+
+@attrs.define
+class Inside:
+    """Worker loops of one process on a store in memory, and what is done to them."""
+
+    jobs: JobRegistry
+    dice: random.Random
+    faults: Faults = attrs.field(factory=Faults)
+    places: dict[int, anyio.CancelScope] = attrs.field(factory=dict)
+    deeds: Counter[str] = attrs.field(factory=Counter)
+
+    async def play(self, seconds: float) -> list[QueuedJob]:
+        """Do it, and return every job at its end."""
+        async with self.jobs:
+            with self.faults.inject(self.jobs):
+                async with anyio.create_task_group() as group:
+                    for number in range(WORKERS):
+                        group.start_soon(self._serve, number)
+                    group.start_soon(produce, self.jobs, self.dice)
+                    with anyio.move_on_after(seconds):
+                        while True:
+                            await self._torment()
+                    group.cancel_scope.cancel()
+            return await finish(self.jobs)
+
+    async def _serve(self, number: int) -> None:
         while True:
-            try:
-                # Enough that every worker always holds leases, and no more than can be finished in the end.
-                if (await jobs.storage.jobs.counts())[JobState.QUEUED] < BACKLOG:
-                    outcomes = await jobs.enqueue_bulk([chaos.request(0)] * dice.choice([1, 50, 200]))
-                    for outcome in outcomes:
-                        log.write("enqueued", outcome.id)
-            except QueueError as exc:
-                log.write("told", repr(exc))
-            await anyio.sleep(dice.uniform(0, 0.05))
+            with anyio.CancelScope() as self.places[number]:
+                await WorkerLoop(self.jobs, WorkerConfig.from_env(hard_limit=0.5)).run()
+
+    async def _torment(self) -> None:
+        await anyio.sleep(self.dice.uniform(0.05, 0.5))
+        deed = self.dice.choice(["cancels", "failures", "answers lost", "hung calls", "hung renewals"])
+        self.deeds[deed] += 1
+        match deed:
+            case "cancels":
+                self.dice.choice(list(self.places.values())).cancel()
+                return
+            case "failures":
+                fault, seconds = self.faults.fail("jobs.*", "renewer.*", "workers.*"), 0.5
+            case "answers lost":
+                fault, seconds = self.faults.fail("jobs.finish*", answer_lost=True), 0.2
+            case "hung calls":
+                fault, seconds = self.faults.hang("jobs.finish*"), LEASE * 2
+            case _:
+                fault, seconds = self.faults.hang("renewer.renew"), LEASE * 2
+        with fault:
+            await anyio.sleep(seconds)
 
 
 @attrs.define
@@ -159,10 +219,8 @@ class Fleet:
         return wrong
 
 
-async def finish() -> list[QueuedJob]:
+async def finish(jobs: JobRegistry) -> list[QueuedJob]:
     """Bring every job to its end with one more worker, and return all of them."""
-    from app import jobs
-
     found: list[QueuedJob] = []
     async with jobs:
         with anyio.move_on_after(120):
@@ -198,6 +256,7 @@ class Account:
             "producers' errors": len(lines["told"]),
             "runs": runs,
             "reruns": runs - len({words[1] for words in lines["ran"]}),
+            "given back": len(lines["released"]),
             "lost in a run": len(lines["lost"]),
             "refused after it": len(lines["refused"]),
         }
@@ -213,7 +272,7 @@ class Account:
         runs: dict[str, dict[str, int]] = defaultdict(dict)
         for _, job_id, lease, pid in lines["ran"]:
             runs[job_id][lease] = int(pid)
-        lost = {words[1] for words in lines["lost"] + lines["refused"]}
+        lost = {words[1] for words in lines["lost"] + lines["refused"] + lines["released"]}
         for job in self.jobs:
             expired = sum(entry.error.kind == "lease expired" for entry in job.error_history)
             if job.state is not JobState.SUCCEEDED:
@@ -224,7 +283,7 @@ class Account:
                 wrong.append(f"{job.id} has attempt {job.attempt} and {expired} expired leases")
             else:
                 wrong += [
-                    f"a run that nothing explains: {job.id} under {lease}, not under {job.result}"
+                    f"a run that nothing explains: {job.id} under {lease} in {pid}, not under {job.result}"
                     for lease, pid in runs[job.id].items()
                     if lease != job.result and lease not in lost and pid not in self.ended
                 ]
@@ -243,9 +302,8 @@ def read(folder: Path) -> dict[str, list[list[str]]]:
 
 def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, outages: bool) -> list[str]:
     """Do it, print what happened, and return what is wrong."""
-    from app import FOLDER
+    from app import jobs
 
-    os.environ |= {"WORKERCTX_URL": store.url, FOLDER: str(folder), **SETTINGS}
     fleet = Fleet(folder, dice)
     for role, count in (("worker", WORKERS), ("producer", PRODUCERS)):
         for _ in range(count):
@@ -257,17 +315,34 @@ def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, out
         if outages:
             fleet.deeds[store.outage(GONE, dice)] += 1
     wrong = fleet.settle()
-    finished = anyio.run(finish)
+    finished = anyio.run(finish, jobs)
     account = Account(read(folder), finished, fleet.ended)
-    wrong += account.wrong()
     wrong += [
         f"{path.name}: {text.strip().splitlines()[-1]}"
         for path in folder.glob("output-*.txt")
         if (text := path.read_text())
     ]
+    wrong += account.wrong()
     if fleet.deeds["freezes"] > 10 and not outages and not account.lines["lost"] + account.lines["refused"]:
         wrong.append("nobody who came too late was told: the freezes proved nothing")
     print(", ".join(f"{count} {what}" for what, count in (account.figures | fleet.deeds).items()))
+    return wrong
+
+
+def play_inside(folder: Path, seconds: float, dice: random.Random) -> list[str]:
+    """Do it in this process on both event loops, print what happened, and return what is wrong."""
+    from app import jobs
+
+    logging.disable()
+    wrong: list[str] = []
+    for backend in ("asyncio", "trio"):
+        inside = Inside(jobs, dice)
+        finished = anyio.run(inside.play, seconds / 2, backend=backend)
+        account = Account(read(folder), finished, set())
+        print(", ".join(f"{count} {what}" for what, count in (account.figures | inside.deeds).items()))
+        wrong += account.wrong()
+        for path in folder.glob("*.log"):
+            path.write_text("")
     return wrong
 
 
@@ -275,21 +350,25 @@ def main() -> int:
     """Run the producer, or the whole drama."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--store", choices=["sqlite", "postgres", "redis"], default="sqlite")
+    parser.add_argument("--store", choices=["memory", "sqlite", "postgres", "redis"], default="sqlite")
     parser.add_argument("--outages", action="store_true", help="take the store away, too")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--role", choices=["producer"])
     options = parser.parse_args()
     if options.role:
-        anyio.run(produce)
+        anyio.run(be_producer)
         return 0
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"{options.store}, seed {seed}: ", end="", flush=True)
     with tempfile.TemporaryDirectory(prefix="workerctx-chaos-") as name:
         folder = Path(name)
-        os.environ["CHAOS_FOLDER"] = name
         with store_for_chaos(options.store, folder) as store:
-            wrong = play(folder, store, options.seconds, random.Random(seed), outages=options.outages)
+            os.environ |= {"WORKERCTX_URL": store.url, "CHAOS_FOLDER": name, **SETTINGS}
+            dice = random.Random(seed)
+            if options.store == "memory":
+                wrong = play_inside(folder, options.seconds, dice)
+            else:
+                wrong = play(folder, store, options.seconds, dice, outages=options.outages)
     for line in wrong[:20]:
         print(line)
     return 1 if wrong else 0

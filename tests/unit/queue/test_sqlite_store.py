@@ -583,3 +583,19 @@ async def test_a_file_that_was_replaced_is_noticed(storage, path, tmp_path):
     with pytest.raises(StoreUnavailable, match="cannot open"):
         await counted()
     assert not path.exists()
+
+
+def test_a_new_file_that_somebody_has_locked_is_waited_for(path, monkeypatch):
+    """Q15: of several processes that begin with a new file at the same time, none fails."""
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        holder.execute("COMMIT")
+
+    monkeypatch.setattr(connection_module.time, "sleep", pause)
+    connection_module.Database(path).prepare()
+    assert len(pauses) == 1
+    holder.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ _LEVELS: Final = frozenset({"off", "normal", "full", "extra"})
 _PREPARED: Final = 256
 _JOURNAL_BYTES: Final = 64 * 1024 * 1024
 _PRIMARY: Final = 0xFF
+_PAUSE: Final = 0.005
 
 
 class FileConnection(sqlite3.Connection):
@@ -86,7 +88,7 @@ class Database:
                 cached_statements=_PREPARED,
                 factory=FileConnection,
             )
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.file = self._file()
             self._check_store(connection)
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
@@ -156,6 +158,20 @@ class Database:
         if "no such table" in str(error) or "no such column" in str(error):
             return SchemaError(f"the job tables in {self.path} are missing or incomplete ({error}): migrate it")
         return StoreUnavailable(f"SQLite could not do it on {self.path}: {error}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Have a new file use a write-ahead log; where SQLite itself does not wait for others, this does."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_PAUSE)
 
 
 _MEANINGS: Final[dict[int, Callable[[Path, sqlite3.Error], QueueError]]] = {
