@@ -35,7 +35,7 @@ log = Log(Path(os.environ[FOLDER]), "worker")
 @jobs.register(max_attempts=1000, retry=Constant(0.0))
 async def chaos(ctx: JobCtx, number: int) -> str | None:
     """Say that it runs, take a while, and return the lease under which it ran."""
-    log.write("ran", ctx.job_id, ctx.job.lease_id, os.getpid())
+    log.write("ran", ctx.job_id, ctx.job.lease_id, os.getpid(), ctx.job.worker_id)
     await anyio.sleep(random.choices([0.0, 0.05, 1.5], weights=[50, 48, 2])[0])
     return ctx.job.lease_id
 

@@ -8,8 +8,7 @@ there its calls fail, hang and lose their answers, and worker loops are cancelle
 
 - every job whose enqueueing returned is in the store and has succeeded, once;
 - no two runs had the same lease, and the store has the result of one of them;
-- every other run is explained: its process was killed or stopped, its worker gave it back, or was told that the lease
-  was lost;
+- every other run is explained: its process was killed, or its worker gave it back or was told that the lease was lost;
 - the store counted one attempt for each lease that expired during a run, and one for the run that succeeded;
 - every process that was asked to stop ended with 0, and nobody logged an error.
 """
@@ -92,7 +91,10 @@ class Inside:
     jobs: JobRegistry
     dice: random.Random
     faults: Faults = attrs.field(factory=Faults)
-    places: dict[int, anyio.CancelScope] = attrs.field(factory=dict)
+    places: dict[str, anyio.CancelScope] = attrs.field(factory=dict)
+    """The scopes of the running loops, by worker id."""
+    killed: set[str] = attrs.field(factory=set)
+    """Worker ids of the loops that were cancelled, perhaps while the store did not answer."""
     deeds: Counter[str] = attrs.field(factory=Counter)
 
     async def play(self, seconds: float) -> list[QueuedJob]:
@@ -100,8 +102,8 @@ class Inside:
         async with self.jobs:
             with self.faults.inject(self.jobs):
                 async with anyio.create_task_group() as group:
-                    for number in range(WORKERS):
-                        group.start_soon(self._serve, number)
+                    for _ in range(WORKERS):
+                        group.start_soon(self._serve)
                     group.start_soon(produce, self.jobs, self.dice)
                     with anyio.move_on_after(seconds):
                         while True:
@@ -109,10 +111,11 @@ class Inside:
                     group.cancel_scope.cancel()
             return await finish(self.jobs)
 
-    async def _serve(self, number: int) -> None:
+    async def _serve(self) -> None:
         while True:
-            with anyio.CancelScope() as self.places[number]:
-                await WorkerLoop(self.jobs, WorkerConfig.from_env(hard_limit=0.5)).run()
+            loop = WorkerLoop(self.jobs, WorkerConfig.from_env(hard_limit=0.5))
+            with anyio.CancelScope() as self.places[loop.worker_id]:
+                await loop.run()
 
     async def _torment(self) -> None:
         await anyio.sleep(self.dice.uniform(0.05, 0.5))
@@ -120,7 +123,9 @@ class Inside:
         self.deeds[deed] += 1
         match deed:
             case "cancels":
-                self.dice.choice(list(self.places.values())).cancel()
+                worker_id = self.dice.choice(list(self.places))
+                self.places.pop(worker_id).cancel()
+                self.killed.add(worker_id)
                 return
             case "failures":
                 fault, seconds = self.faults.fail("jobs.*", "renewer.*", "workers.*"), 0.5
@@ -143,8 +148,8 @@ class Fleet:
     processes: dict[int, tuple[str, subprocess.Popen[bytes]]] = attrs.field(factory=dict)
     thaw: list[tuple[float, int]] = attrs.field(factory=list)
     leaving: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
-    ended: set[int] = attrs.field(factory=set)
-    """The processes that were killed or stopped: their runs may be cut short."""
+    killed: set[str] = attrs.field(factory=set)
+    """Process ids; their runs may have been cut short."""
     deeds: Counter[str] = attrs.field(factory=Counter)
     started: int = 0
 
@@ -172,6 +177,7 @@ class Fleet:
             deed = self.dice.choice(["kill", "stop", "freeze", "freeze", "freeze"])
             if deed == "kill" or role == "producer":
                 self.deeds["kills"] += 1
+                self.killed.add(str(victim))
                 process.kill()
                 process.wait()
             elif deed == "stop":
@@ -185,7 +191,6 @@ class Fleet:
                 continue
             else:
                 continue
-            self.ended.add(victim)
             del self.processes[victim]
             self.start(role)
 
@@ -198,8 +203,7 @@ class Fleet:
         """Let the late ones finish, stop everybody, and return which did not end as they should."""
         self._thaw(float("inf"))
         time.sleep(1.0)
-        for pid, (role, process) in self.processes.items():
-            self.ended.add(pid)
+        for role, process in self.processes.values():
             if role == "producer":
                 process.kill()
                 process.wait()
@@ -243,7 +247,7 @@ class Account:
 
     lines: dict[str, list[list[str]]]
     jobs: list[QueuedJob]
-    ended: set[int]
+    killed: set[str]
 
     @property
     def figures(self) -> dict[str, int]:
@@ -269,9 +273,9 @@ class Account:
         wrong += [f"lost: {words[1]}" for words in lines["enqueued"] if words[1] not in known]
         leases = Counter(words[2] for words in lines["ran"])
         wrong += [f"run twice under one lease: {lease}" for lease, count in leases.items() if count > 1]
-        runs: dict[str, dict[str, int]] = defaultdict(dict)
-        for _, job_id, lease, pid in lines["ran"]:
-            runs[job_id][lease] = int(pid)
+        runs: dict[str, dict[str, set[str]]] = defaultdict(dict)
+        for _, job_id, lease, *where in lines["ran"]:
+            runs[job_id][lease] = set(where)
         lost = {words[1] for words in lines["lost"] + lines["refused"] + lines["released"]}
         for job in self.jobs:
             expired = sum(entry.error.kind == "lease expired" for entry in job.error_history)
@@ -283,9 +287,9 @@ class Account:
                 wrong.append(f"{job.id} has attempt {job.attempt} and {expired} expired leases")
             else:
                 wrong += [
-                    f"a run that nothing explains: {job.id} under {lease} in {pid}, not under {job.result}"
-                    for lease, pid in runs[job.id].items()
-                    if lease != job.result and lease not in lost and pid not in self.ended
+                    f"a run that nothing explains: {job.id} under {lease} in {where}, not under {job.result}"
+                    for lease, where in runs[job.id].items()
+                    if lease != job.result and lease not in lost and not where & self.killed
                 ]
         return wrong
 
@@ -316,7 +320,7 @@ def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, out
             fleet.deeds[store.outage(GONE, dice)] += 1
     wrong = fleet.settle()
     finished = anyio.run(finish, jobs)
-    account = Account(read(folder), finished, fleet.ended)
+    account = Account(read(folder), finished, fleet.killed)
     wrong += [
         f"{path.name}: {text.strip().splitlines()[-1]}"
         for path in folder.glob("output-*.txt")
@@ -338,7 +342,7 @@ def play_inside(folder: Path, seconds: float, dice: random.Random) -> list[str]:
     for backend in ("asyncio", "trio"):
         inside = Inside(jobs, dice)
         finished = anyio.run(inside.play, seconds / 2, backend=backend)
-        account = Account(read(folder), finished, set())
+        account = Account(read(folder), finished, inside.killed)
         print(", ".join(f"{count} {what}" for what, count in (account.figures | inside.deeds).items()))
         wrong += account.wrong()
         for path in folder.glob("*.log"):
