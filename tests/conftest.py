@@ -4,6 +4,9 @@ And how hypothesis behaves: no test is about time.
 """
 
 import os
+import subprocess
+import sys
+import textwrap
 from functools import partial
 from uuid import uuid4
 
@@ -24,6 +27,19 @@ settings.load_profile("patient")
 def eventually():
     """Wait until a condition holds, with the patience that a busy machine needs."""
     return partial(wait_until, timeout=30)
+
+
+@pytest.fixture
+def program():
+    """Run a Python program in a process of its own; `BACKEND` in it is the event loop to use."""
+
+    def run(source: str, backend: str = "asyncio") -> subprocess.CompletedProcess[str]:
+        code = f"import sys\nsys.path[:] = {sys.path!r}\nBACKEND = {backend!r}\n{textwrap.dedent(source)}"
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -422,7 +420,7 @@ async def test_nothing_is_done_while_tracing_is_off(
     assert current == [trace.INVALID_SPAN]
 
 
-def test_a_provider_that_comes_later_is_noticed() -> None:
+def test_a_provider_that_comes_later_is_noticed(program: Any) -> None:
     """The global provider may be set after the registry was made, and after jobs were enqueued."""
     code = """
 import anyio
@@ -445,25 +443,20 @@ async def main():
 
 anyio.run(main)
 """
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
+    printed = program(code)
+    assert printed.returncode == 0, printed.stderr
     assert printed.stdout.splitlines() == ["[]", "['traceparent']"]
 
 
-def test_the_extra_is_named() -> None:
+def test_the_extra_is_named(program: Any) -> None:
     """Without OpenTelemetry the import says what to install."""
     code = (
         "import importlib.util as u; real = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'opentelemetry' else real(name, *a)\n"
         "import workerctx_opentelemetry"
     )
-    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=_env())
+    failed = program(code)
     last = failed.stderr.strip().splitlines()[-1]
     assert last == (
         "ImportError: workerctx_opentelemetry needs the 'opentelemetry' extra: pip install 'workerctx[opentelemetry]'"
     )
-
-
-def _env() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -293,7 +291,7 @@ async def test_a_worker_is_attached_once_and_its_successor_takes_its_place() -> 
     assert metrics.registry.get_sample_value("workerctx_worker_state", {"worker": "mailer", "state": "pending"}) == 1
 
 
-def test_a_registry_of_its_own_and_one_that_is_given() -> None:
+def test_a_registry_of_its_own_and_one_that_is_given(program: Any) -> None:
     """The global registry is left alone; a registry that has these metrics already refuses others."""
     metrics = WorkerMetrics()
     assert metrics.registry.get_sample_value("process_resident_memory_bytes")
@@ -305,7 +303,8 @@ def test_a_registry_of_its_own_and_one_that_is_given() -> None:
     code = (
         "import workerctx_prometheus as p; p.WorkerMetrics(); import prometheus_client as c; print(c.generate_latest())"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
+    printed = program(code)
+    assert printed.returncode == 0, printed.stderr
     assert "workerctx" not in printed.stdout
 
 
@@ -345,21 +344,15 @@ def test_a_port_that_is_taken() -> None:
         metrics.serve(server.port)
 
 
-def test_the_extra_is_named() -> None:
+def test_the_extra_is_named(program: Any) -> None:
     """Without prometheus_client the import says what to install."""
     code = (
         "import importlib.util as u; real = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'prometheus_client' else real(name, *a)\n"
         "import workerctx_prometheus"
     )
-    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=_env())
+    failed = program(code)
     last = failed.stderr.strip().splitlines()[-1]
     assert last == (
         "ImportError: workerctx_prometheus needs the 'prometheus' extra: pip install 'workerctx[prometheus]'"
     )
-
-
-def _env() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -2,8 +2,6 @@
 
 import logging
 import signal
-import subprocess
-import sys
 import threading
 from contextlib import asynccontextmanager
 
@@ -322,25 +320,19 @@ def test_outside_the_main_thread_chaining_says_that_it_cannot(client_of, caplog)
     ]
 
 
-def python(program):
-    """Run a program in a fresh interpreter that imports what this one does."""
-    paths = f"import sys; sys.path[:] = {sys.path!r}\n"
-    return subprocess.run([sys.executable, "-c", paths + program], capture_output=True, text=True, check=False)
-
-
-def test_without_starlette_the_import_says_what_to_install():
+def test_without_starlette_the_import_says_what_to_install(program):
     """H2: importing the integration without its extra is one sentence with the remedy."""
     hide = "import importlib.util as u; find = u.find_spec\n"
     hide += "u.find_spec = lambda name, *rest: None if name == 'starlette' else find(name, *rest)\n"
-    done = python(hide + "import workerctx_starlette")
+    done = program(hide + "import workerctx_starlette")
     assert done.stderr.strip().endswith(
         "ImportError: workerctx_starlette needs the 'starlette' extra: pip install 'workerctx[starlette]'"
     )
 
 
-def test_fastapi_is_not_needed():
+def test_fastapi_is_not_needed(program):
     """H2: Starlette alone is enough for everything but FastAPI's own endpoints."""
     hide = "sys.modules['fastapi'] = sys.modules['fastapi.params'] = None\n"
-    done = python(hide + "from workerctx_starlette import *; print(Named('mailer').name, CurrentWorker.__metadata__)")
+    done = program(hide + "from workerctx_starlette import *; print(Named('mailer').name, CurrentWorker.__metadata__)")
     assert done.stdout.startswith("mailer (")
     assert done.returncode == 0

@@ -1,10 +1,7 @@
-"""Recorders, and programs in a process of their own, for the tests of a worker's life."""
+"""Recorders, residues and threads for the tests of a worker's life."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -69,18 +66,5 @@ def in_thread() -> Callable[[Callable[[], object]], Awaitable[None]]:
         thread.join()
         if raised:
             raise raised[0]
-
-    return run
-
-
-@pytest.fixture
-def program() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a program in a Python process of its own; `BACKEND` in it is the event loop to use."""
-
-    def run(source: str, backend: str = "asyncio", *, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        code = f"BACKEND = {backend!r}\n" + textwrap.dedent(source)
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=timeout, check=False
-        )
 
     return run

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 from workerctx.errors import MonitorFailed, UnknownService, WorkerError
 from workerctx.lifecycle import Monitor, Outcome, Restart, WorkerContext, WorkerState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 async def test_contexts_run_together_and_stop_in_reverse_order() -> None:
@@ -214,21 +215,22 @@ _PROGRAM = """
     monitor = Monitor(grace={grace})
     monitor.serve(serve, name="service")
     before = signal.getsignal(signal.SIGTERM)
-    anyio.run(lambda: monitor.run(signals=True, hard_exit=True, hard_limit=0.2), backend={backend!r})
+    anyio.run(lambda: monitor.run(signals=True, hard_exit=True, hard_limit=0.2), backend=BACKEND)
     assert signal.getsignal(signal.SIGTERM) is before
     print("outcome:", monitor.context("service").outcome.value, flush=True)
 """
 
 
-def _run(backend: str, work: str, grace: float) -> subprocess.CompletedProcess[str]:
-    program = textwrap.dedent(_PROGRAM).format(backend=backend, work=work, grace=grace)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+@pytest.fixture
+def run(program: Any) -> Callable[..., Any]:
+    """Run a monitor in a process of its own, with this for its work."""
+    return lambda backend, work, grace: program(_PROGRAM.format(work=work, grace=grace), backend)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_signal_drains_and_restores_the_handlers(backend: str) -> None:
+def test_a_signal_drains_and_restores_the_handlers(run: Any, backend: str) -> None:
     """L33: SIGTERM stops the monitor, work drains, the previous handler is back, the exit is clean."""
-    done = _run(backend, "await anyio.sleep(0.05)", 5)
+    done = run(backend, "await anyio.sleep(0.05)", 5)
     assert done.returncode == 0, done.stderr
     assert "stopping: signal SIGTERM" in done.stdout
     assert "outcome: clean" in done.stdout
@@ -238,9 +240,9 @@ def test_a_signal_drains_and_restores_the_handlers(backend: str) -> None:
 @pytest.mark.parametrize(
     "work", ["time.sleep(60)", "\n        with anyio.CancelScope(shield=True): await anyio.sleep(60)"]
 )
-def test_hard_exit_ends_a_process_that_cannot_drain(backend: str, work: str) -> None:
+def test_hard_exit_ends_a_process_that_cannot_drain(run: Any, backend: str, work: str) -> None:
     """L26: a blocked loop or a task that ignores cancellation ends with status 70 and every stack on stderr."""
-    done = _run(backend, work, 0.1)
+    done = run(backend, work, 0.1)
     assert done.returncode == 70, done.stderr
     assert "the deadline has passed" in done.stderr
     assert "Thread 0x" in done.stderr
