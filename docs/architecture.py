@@ -19,7 +19,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_name("architecture.md")
 ROOMS = ("errors", "lifecycle", "queue", "service", "runtime", "remote", "testing", "cli")
 """The rooms of the core from the ground up; each may import from those before it."""
-INTEGRATIONS = ("workerctx_starlette", "workerctx_redis", "workerctx_prometheus", "workerctx_opentelemetry")
+INTEGRATIONS = (
+    "workerctx_starlette",
+    "workerctx_postgres",
+    "workerctx_redis",
+    "workerctx_prometheus",
+    "workerctx_opentelemetry",
+)
 
 _DRAWING = re.compile(r"(?<=^```text\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 _COLUMN = 26

@@ -13,11 +13,20 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.integrations.postgres.server import postgres_server as start_postgres
 from tests.integrations.redis.server import RedisServer
 from workerctx.testing import wait_until
 from workerctx.testing.fixtures import anyio_backend, virtual_time
 
-__all__ = ["anyio_backend", "redis_server", "redis_url", "virtual_time"]
+__all__ = [
+    "anyio_backend",
+    "own_postgres",
+    "postgres_server",
+    "postgres_url",
+    "redis_server",
+    "redis_url",
+    "virtual_time",
+]
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
@@ -55,3 +64,25 @@ def redis_url(request):
     named = os.environ.get("WORKERCTX_TEST_REDIS") or request.getfixturevalue("redis_server").url()
     prefix = uuid4().hex
     return lambda namespace="default": f"{named}{'&' if '?' in named else '?'}prefix={prefix}&namespace={namespace}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server of this test session."""
+    with start_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres():
+    """A PostgreSQL server of one test, which may kill it."""
+    with start_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(request):
+    """Make URLs of a PostgreSQL, with jobs of this test's own; WORKERCTX_TEST_POSTGRES names another server than ours."""
+    named = os.environ.get("WORKERCTX_TEST_POSTGRES") or request.getfixturevalue("postgres_server").url
+    prefix = uuid4().hex
+    return lambda namespace="default": f"{named}{'&' if '?' in named else '?'}namespace={prefix}-{namespace}"

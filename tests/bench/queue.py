@@ -133,12 +133,12 @@ def _raw_loop(path: Path) -> float:
         if not found:
             connection.execute("COMMIT")
             break
-        numbers = json.dumps([seq for seq, _ in found])
+        numbers = json.dumps([seq for seq, _, _ in found])
         connection.execute(SQLITE.lease, (1, claim_id, "bench", 2, 1, 1, numbers))
         json.loads(connection.execute(SQLITE.job_rows, (1, numbers)).fetchone()[0])
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
-        finished = json.dumps([[seq, claim_id, "null"] for seq, _ in found])
+        finished = json.dumps([[seq, claim_id, "null"] for seq, _, _ in found])
         assert connection.execute(SQLITE.complete, (3, finished, 1)).rowcount == len(found)
         connection.execute("COMMIT")
         done += len(found)

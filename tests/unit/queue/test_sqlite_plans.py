@@ -18,7 +18,7 @@ HOT = {
     ),
     "claim, the rows": (SQLITE.candidates, "j USING INTEGER PRIMARY KEY"),
     "claim, the lease": (SQLITE.lease, "workerctx_jobs USING INTEGER PRIMARY KEY"),
-    "claim, pauses": (SQLITE.paused, "workerctx_pauses USING PRIMARY KEY"),
+    "claim, pauses": (SQLITE.pauses, "workerctx_pauses USING PRIMARY KEY"),
     "reading rows": (SQLITE.job_rows, "j USING INTEGER PRIMARY KEY"),
     "new groups": (SQLITE.groups_since, "workerctx_groups USING"),
     "enqueue, the unique key": (SQLITE.holders, "workerctx_jobs_unique (ns=? AND unique_key=?)"),

@@ -41,12 +41,12 @@ class Candidate(NamedTuple):
     Attributes:
         seq: Its row.
         unfit: Whether it has to be finished instead.
-        grp: The number of its group; 0 if nobody asked.
+        grp: The number of its group.
     """
 
     seq: int
     unfit: int
-    grp: int = 0
+    grp: int
 
 
 @attrs.define(eq=False)
@@ -147,7 +147,7 @@ def _serve(tx: Transaction, order: ClaimOrder, shares: Sequence[Share]) -> None:
     lines = _fitting_groups(tx, order.request)
     if not lines:
         return
-    _promote(tx, [number for groups in lines.values() for number in groups])
+    tx.promote([number for groups in lines.values() for number in groups], PROMOTED_AT_ONCE)
     search = Search(lines, order.turns, dict(order.request.kind_limits), shares)
     for _ in range(_ROUNDS):
         taken = tx.take(search)
@@ -168,7 +168,7 @@ def _sought(request: ClaimRequest) -> object:
 def _fitting_groups(tx: Transaction, request: ClaimRequest) -> dict[str, list[int]]:
     """Return the numbers of the groups that the worker may take from, by queue in its order."""
     tx.groups.refresh(tx)
-    paused = {row[0] for row in tx.rows(tx.sql.paused, tx.ns, tx.now)}
+    paused = tx.paused_queues()
     lines: dict[str, list[int]] = {queue: [] for queue in request.queues if queue not in paused}
     kinds = None if request.kinds is None else frozenset(request.kinds)
     labels = frozenset(request.labels)
@@ -182,17 +182,11 @@ def _fitting_groups(tx: Transaction, request: ClaimRequest) -> dict[str, list[in
     return {queue: groups for queue, groups in lines.items() if groups}
 
 
-def _promote(tx: Transaction, groups: Sequence[int]) -> None:
-    numbers = tx.numbers(groups)
-    if tx.row(tx.sql.any_due, numbers, tx.now) is not None:
-        tx.run(tx.sql.promote, numbers, tx.now, PROMOTED_AT_ONCE)
-
-
 def _candidates(tx: Transaction, search: Search, groups: Sequence[int], limit: int) -> list[Candidate]:
     """Return the best jobs of one queue, best first; of a limited kind no more than there is room for."""
     if not search.room:
         found = tx.array(tx.sql.candidates, tx.now, tx.numbers(groups), limit, limit)
-        return [Candidate(seq, unfit) for seq, unfit in found]
+        return [Candidate(seq, unfit, grp) for seq, unfit, grp in found]
     ranked: list[tuple[int, int, int, int, int]] = []
     for limited, numbers in search.portions(tx, groups):
         most = limit if limited is None else min(limit, search.room[limited])

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class CallersTransaction(Protocol):
     """Enqueues on a connection that belongs to somebody else."""
 
-    def enqueue(self, connection: Any, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
+    async def enqueue(self, connection: Any, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
         """Add jobs that are there once the connection's owner commits."""
         ...
 
@@ -56,7 +56,7 @@ class SqlJobs(JobQueueSkeleton):
     async def enqueue(self, request: EnqueueRequest, *, connection: Any = None) -> EnqueueOutcome:
         """Add one job."""
         if connection is not None:
-            return self._callers.enqueue(connection, [request])[0]
+            return (await self._callers.enqueue(connection, [request]))[0]
         return await self._writer.call(Enqueue(request))
 
     async def enqueue_bulk(
@@ -65,7 +65,7 @@ class SqlJobs(JobQueueSkeleton):
         """Add many jobs, all or none."""
         batch = list(requests)
         if connection is not None:
-            return self._callers.enqueue(connection, batch)
+            return await self._callers.enqueue(connection, batch)
         return await self._writer.call(lambda tx: enqueue_all(tx, batch))
 
     # Working ----------------------------------------------------------------

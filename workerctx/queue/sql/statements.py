@@ -110,7 +110,6 @@ class Statements(ABC):
         )
 
     def _claiming(self) -> None:
-        self.paused = "SELECT queue FROM workerctx_pauses WHERE ns = ? AND (until IS NULL OR until > ?)"
         self.any_due = (
             f"SELECT 1 FROM {self.numbers('g')} WHERE EXISTS (SELECT 1 FROM workerctx_jobs "
             "WHERE grp = g.value AND state = 'scheduled' AND run_at <= ?) LIMIT 1"

@@ -61,7 +61,19 @@ class Groups:
 
     def refresh(self, tx: Transaction) -> None:
         """Read the groups that were added since the last look, by anybody."""
-        newest = tx.value(tx.sql.newest_group)
+        self._read(tx, tx.newest_group())
+
+    def find(self, tx: Transaction, number: int) -> Group:
+        """Return a group by its number."""
+        if number not in self.by_number:
+            self._read(tx, tx.value(tx.sql.newest_group))
+        return self.by_number[number]
+
+    def known(self, group: Group) -> bool:
+        """Return whether the group need not be looked for."""
+        return group in self._numbers
+
+    def _read(self, tx: Transaction, newest: int | None) -> None:
         if newest is None or newest == self._newest:
             return
         for number, queue, kind, labels in tx.rows(tx.sql.groups_since, tx.ns, self._newest):
@@ -74,7 +86,7 @@ class Groups:
         if number is None:
             # Others add none meanwhile, so that the numbers become visible in their order.
             tx.shut_out(["groups"])
-            self.refresh(tx)
+            self._read(tx, tx.value(tx.sql.newest_group))
             number = self._numbers.get(group)
         if number is None:
             number = tx.value(tx.sql.add_group, tx.ns, group.queue, group.kind, json_text(sorted(group.labels)))
@@ -160,6 +172,21 @@ class Transaction(ABC):
     def shut_out(self, names: Collection[str], *, shared: bool = False) -> None:
         """Keep out others who ask for the same names, until the commit; those who share them all get in."""
 
+    def newest_group(self) -> int | None:
+        """Return the largest number of a group, None if there is none."""
+        newest: int | None = self.value(self.sql.newest_group)
+        return newest
+
+    def paused_queues(self) -> set[str]:
+        """Return the queues that nobody claims from now."""
+        return {queue for queue, until in self.rows(self.sql.pauses, self.ns) if until is None or until > self.now}
+
+    def promote(self, groups: Sequence[int], limit: int) -> None:
+        """Make due jobs claimable, up to a limit in each group."""
+        numbers = self.numbers(groups)
+        if self.row(self.sql.any_due, numbers, self.now) is not None:
+            self.run(self.sql.promote, numbers, self.now, limit)
+
     # What follows from it ---------------------------------------------------
 
     @property
@@ -202,11 +229,7 @@ class Transaction(ABC):
 
     def group(self, number: int) -> Group:
         """Return a group by its number."""
-        group = self.groups.by_number.get(number)
-        if group is None:
-            self.groups.refresh(self)
-            group = self.groups.by_number[number]
-        return group
+        return self.groups.find(self, number)
 
     def jobs(self, rows: Collection[JobRow]) -> list[QueuedJob]:
         """Return rows as jobs, with the outputs of the jobs they depend on."""

@@ -26,7 +26,7 @@ TAKE_LOCK: Final = "UPDATE workerctx_meta SET value = value WHERE key = 'store'"
 
 
 @attrs.define(eq=False)
-class CallersTransaction:
+class SqliteCallers:
     """Enqueues on a connection that belongs to somebody else.
 
     Attributes:
@@ -38,7 +38,7 @@ class CallersTransaction:
     ns: int = 0
     store_id: str = ""
 
-    def enqueue(self, connection: Any, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
+    async def enqueue(self, connection: Any, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
         """Add jobs on a connection; they are there once its owner commits.
 
         Args:

@@ -48,7 +48,7 @@ class SqliteStatements(Statements):
         "WHERE j.seq IN (SELECT h.seq FROM workerctx_jobs h WHERE h.grp = g.value AND h.state = 'scheduled' "
         "AND h.run_at <= ? ORDER BY h.run_at LIMIT ?))"
     )
-    candidates = f"SELECT json_group_array(json_array(seq, unfit)) {_CANDIDATES}"
+    candidates = f"SELECT json_group_array(json_array(seq, unfit, grp)) {_CANDIDATES}"
     ranked_candidates = f"SELECT json_group_array(json_array(seq, unfit, grp, -priority, run_at)) {_CANDIDATES}"
     lease = (
         "UPDATE workerctx_jobs SET state = 'running', attempt = attempt + ?, deliveries = deliveries + 1, "

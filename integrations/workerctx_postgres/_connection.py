@@ -1,0 +1,180 @@
+"""Connecting, and saying in our own errors what PostgreSQL says in its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from workerctx.errors import (
+    InvalidRequest,
+    QueueError,
+    SchemaError,
+    StoreBusy,
+    StoreFull,
+    StoreUnavailable,
+)
+from workerctx_postgres._statements import PostgresStatements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATEMENT_TIMEOUT: Final = 30.0
+"""Seconds after which the server gives a statement up, unless the URL says otherwise."""
+
+_LIMITS: Final = {
+    "application_name": "workerctx",
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""What the driver is told unless the URL says otherwise; in the units of libpq, seconds and milliseconds."""
+_LONGEST_NAME: Final = 63
+
+
+@attrs.frozen
+class Database:
+    """Where the tables are, and how to get there.
+
+    Attributes:
+        conninfo: What the driver needs to know, as libpq writes it.
+        schema: Where the tables are.
+        timeout: Seconds after which the server gives a statement up.
+        pooled: Whether a pooler hands out server connections for one transaction at a time, so that a session can
+            have neither settings nor prepared statements.
+        listen: What the driver needs to know for the connection that listens for notifications.
+        sql: The statements.
+    """
+
+    conninfo: str = attrs.field(repr=False)
+    schema: str = "public"
+    timeout: float = STATEMENT_TIMEOUT
+    pooled: bool = False
+    listen: str | None = attrs.field(default=None, repr=False)
+    sql: PostgresStatements = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not (0 < len(self.schema.encode()) <= _LONGEST_NAME and self.schema.isprintable()) or "%" in self.schema:
+            raise InvalidRequest(f"schema={self.schema!r} is no name of a PostgreSQL schema")
+        if not self.timeout > 0:
+            raise InvalidRequest(f"timeout={self.timeout:g}: a statement needs more than 0 seconds")
+        object.__setattr__(self, "sql", PostgresStatements(self.schema))
+
+    @property
+    def place(self) -> str:
+        """What is said of it in messages; without the password."""
+        known = conninfo_to_dict(self.conninfo)
+        return f"{known.get('dbname', '')} on {known.get('host', 'localhost')}"
+
+    def connect(self, *, listening: bool = False) -> psycopg.Connection:
+        """Open a connection on which every statement is a transaction unless BEGIN says otherwise.
+
+        Raises:
+            StoreUnavailable: The server cannot be reached or lets nobody in.
+        """
+        conninfo = self.listen if listening and self.listen is not None else self.conninfo
+        try:
+            return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None if self.pooled else 0)
+        except psycopg.Error as exc:
+            raise StoreUnavailable(f"cannot connect to {self.place}: {_sentence(exc)}") from exc
+
+    def explain(self, error: psycopg.Error) -> QueueError:
+        """Return our own error for one of the driver's."""
+        said = _sentence(error)
+        for kinds, make in _MEANINGS:
+            if isinstance(error, kinds):
+                return make(self, said)
+        return StoreUnavailable(f"PostgreSQL could not do it on {self.place}: {said}")
+
+
+def connection_info(location: str, options: Mapping[str, str], timeout: float, *, pooled: bool) -> str:
+    """Return what libpq needs to know.
+
+    Args:
+        location: A URL without options.
+        options: Parameters of libpq.
+        timeout: Seconds for a statement; a pooled connection cannot be told.
+        pooled: Whether there is a pooler.
+
+    Raises:
+        InvalidRequest: libpq does not understand it.
+    """
+    try:
+        known = {**_LIMITS, **conninfo_to_dict(location), **options}
+        if not pooled:
+            milliseconds = round(timeout * 1000)
+            limits = f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={2 * milliseconds}"
+            known["options"] = f"{limits} {known.get('options', '')}".strip()
+        return make_conninfo("", **known)
+    except psycopg.ProgrammingError as exc:
+        raise InvalidRequest(f"PostgreSQL does not understand this URL: {_sentence(exc)}") from exc
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Return whether the connection is gone, or about to be."""
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate[:2] == "08" or error.sqlstate in _SHUT_DOWN
+    )
+
+
+CONFLICTS: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
+"""Somebody else was faster: the same transaction, done again, sees what he did."""
+
+_SHUT_DOWN: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
+
+
+def _sentence(error: psycopg.Error) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+_MEANINGS: Final = (
+    (
+        (errors.QueryCanceled, errors.LockNotAvailable),
+        lambda database, said: StoreBusy(
+            f"{database.place} did not do it within {database.timeout:g} s ({said}); nothing was written, try again"
+        ),
+    ),
+    (
+        CONFLICTS,
+        lambda database, said: StoreBusy(
+            f"others changed the same rows of {database.place} again and again ({said}); nothing was written, try again"
+        ),
+    ),
+    (
+        (errors.DiskFull,),
+        lambda database, said: StoreFull(
+            f"no room left on {database.place} ({said}); nothing was written: free some space, or prune finished jobs"
+        ),
+    ),
+    (
+        (errors.ReadOnlySqlTransaction,),
+        lambda database, _: StoreUnavailable(
+            f"{database.place} may only be read, as a standby: connect to the primary, or try again once it is one"
+        ),
+    ),
+    (
+        (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName),
+        lambda database, said: SchemaError(
+            f"the job tables in schema {database.schema!r} of {database.place} are missing or incomplete ({said}): "
+            "run workerctx migrate"
+        ),
+    ),
+    (
+        (errors.InsufficientPrivilege,),
+        lambda database, said: SchemaError(
+            f"the role may not use the job tables in schema {database.schema!r} of {database.place} ({said}): "
+            "grant what workerctx_postgres.grants() lists"
+        ),
+    ),
+    (
+        (psycopg.DataError,),
+        lambda _, said: InvalidRequest(f"PostgreSQL cannot store this: {said}"),
+    ),
+)

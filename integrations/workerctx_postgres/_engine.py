@@ -1,0 +1,241 @@
+"""Performing batches of operations on a connection, and doing them again where that is right."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from workerctx.errors import QueueError, StoreUnavailable
+from workerctx.queue.sql.merging import steps
+from workerctx.queue.sql.transaction import Groups
+from workerctx_postgres._connection import CONFLICTS, is_lost
+from workerctx_postgres._transaction import Numbers, PostgresTransaction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workerctx.queue.broadcast import Broadcast
+    from workerctx.queue.hand import Call
+    from workerctx.queue.waking import News
+    from workerctx_postgres._connection import Database
+    from workerctx_postgres._hub import PostgresHub
+
+CONFLICTS_BORNE: Final = 20
+"""How often a transaction is done again because others were in its way."""
+
+_LONGEST_PAUSE: Final = 0.01
+_CANCEL_TIMEOUT: Final = 5.0
+
+
+class _StepFailed(Exception):
+    """One of several steps failed; all of them are done again, each guarded."""
+
+
+@attrs.define(eq=False)
+class Writer:
+    """The connection that writes; an `Engine` of a `Batcher`."""
+
+    _database: Database
+    _ns: int
+    _broadcast: Broadcast
+    _hub: PostgresHub
+    _connection: psycopg.Connection = attrs.field(init=False)
+    _groups: Groups = attrs.field(factory=Groups, init=False)
+    _numbers: Numbers = attrs.field(factory=Numbers, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._connection = self._database.connect()
+
+    def perform(self, calls: Sequence[Call[Any]]) -> None:
+        """Do the calls in one transaction, then publish what happened."""
+        tx = self._persist(calls)
+        if tx is None:
+            return
+        if tx.events:
+            self._broadcast.publish(tx.events)
+        if tx.news is not None:
+            self._hub.hear(tx.news)
+            if not _tells_of_work(tx.news):
+                self._hub.announce(self._connection, tx.news)
+
+    def interrupt(self) -> None:
+        """Make a statement that is under way fail."""
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _persist(self, calls: Sequence[Call[Any]]) -> PostgresTransaction | None:
+        """Do the calls, again if others were in the way or the connection was lost before the commit."""
+        guarded = False
+        conflicts = 0
+        reconnected = False
+        while True:
+            for call in calls:
+                call.result, call.error = None, None
+            try:
+                return self._transact(calls, guarded=guarded)
+            except _StepFailed:
+                guarded = True
+            except CONFLICTS as exc:
+                conflicts += 1
+                if conflicts > CONFLICTS_BORNE:
+                    raise self._database.explain(exc) from exc
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - only so that two do not meet again
+            except psycopg.Error as exc:
+                if reconnected or not is_lost(exc):
+                    raise self._database.explain(exc) from exc
+                reconnected = True
+                self._connection.close()
+                self._connection = self._database.connect()
+
+    def _transact(self, calls: Sequence[Call[Any]], *, guarded: bool) -> PostgresTransaction | None:
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("BEGIN")
+            tx = PostgresTransaction(
+                self._database.sql,
+                cursor,
+                self._ns,
+                self._groups,
+                listening=bool(self._broadcast),
+                dialect=self._database.sql,
+                row_numbers=self._numbers,
+            )
+            done = self._do(tx, calls, guarded=guarded)
+            if done and tx.news is not None and _tells_of_work(tx.news):
+                self._hub.notify(cursor, tx.news)
+        except BaseException:
+            self._roll_back()
+            raise
+        if not done:
+            self._roll_back()
+            return None
+        self._commit(cursor)
+        return tx
+
+    def _do(self, tx: PostgresTransaction, calls: Sequence[Call[Any]], *, guarded: bool) -> bool:
+        """Do the steps; False if the only one failed.
+
+        Raises:
+            _StepFailed: One of several did.
+        """
+        todo = list(steps(calls))
+        for step in todo:
+            told = len(tx.events)
+            if guarded:
+                tx.cursor.execute("SAVEPOINT step")
+            try:
+                step.do(tx)
+            except CONFLICTS:
+                raise
+            except Exception as exc:
+                error: BaseException = exc
+                if isinstance(exc, psycopg.Error):
+                    error = self._database.explain(exc)
+                    if isinstance(error, StoreUnavailable):
+                        raise
+                if not guarded and len(todo) > 1:
+                    raise _StepFailed from exc
+                step.fail(error)
+                if not guarded:
+                    return False
+                tx.cursor.execute("ROLLBACK TO step")
+                del tx.events[told:]
+                tx.groups = self._groups = Groups()
+        return True
+
+    def _commit(self, cursor: psycopg.Cursor[Any]) -> None:
+        try:
+            cursor.execute("COMMIT")
+        except CONFLICTS:
+            self._roll_back()
+            raise
+        except psycopg.Error as exc:
+            self._roll_back()
+            if is_lost(exc):
+                raise StoreUnavailable(
+                    f"the connection to {self._database.place} was lost during a commit; whether it was done is unknown"
+                ) from exc
+            raise
+
+    def _roll_back(self) -> None:
+        # Groups that were added are not there after all.
+        self._groups = Groups()
+        if self._connection.info.transaction_status is not TransactionStatus.UNKNOWN:
+            with suppress(psycopg.Error):
+                self._connection.execute("ROLLBACK")
+
+
+@attrs.define(eq=False)
+class Reader:
+    """A connection that reads beside the writer; an `Engine` of a `Batcher`."""
+
+    _database: Database
+    _ns: int
+    _connection: psycopg.Connection = attrs.field(init=False)
+    _groups: Groups = attrs.field(factory=Groups, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._connection = self._database.connect()
+
+    def perform(self, calls: Sequence[Call[Any]]) -> None:
+        """Do the calls on one snapshot."""
+        try:
+            self._look(calls)
+        except psycopg.Error as exc:
+            if not is_lost(exc):
+                self._roll_back()
+                raise self._database.explain(exc) from exc
+            self._connection.close()
+            self._connection = self._database.connect()
+            try:
+                self._look(calls)
+            except psycopg.Error as again:
+                self._roll_back()
+                raise self._database.explain(again) from again
+
+    def interrupt(self) -> None:
+        """Make a statement that is under way fail."""
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _look(self, calls: Sequence[Call[Any]]) -> None:
+        cursor = self._connection.cursor()
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        tx = PostgresTransaction(
+            self._database.sql, cursor, self._ns, self._groups, dialect=self._database.sql, writing=False
+        )
+        for call in calls:
+            call.result, call.error = None, None
+            try:
+                call.result = call.operation(tx)
+            except QueueError as exc:
+                call.error = exc
+        cursor.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self._connection.info.transaction_status is not TransactionStatus.UNKNOWN:
+            with suppress(psycopg.Error):
+                self._connection.execute("ROLLBACK")
+
+
+def _tells_of_work(news: News) -> bool:
+    """Return whether the news belong into the transaction, so that work is never there without a wake-up.
+
+    A notification in a transaction makes every other one wait until it is on disk. Whoever waits for a result looks
+    again by himself, so those are told afterwards.
+    """
+    return news.queues is None or bool(news.queues)

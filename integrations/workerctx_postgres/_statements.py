@@ -1,0 +1,164 @@
+"""Statements as PostgreSQL wants them: lists travel as arrays, rows as jsonb, and who reads to write takes locks."""
+
+# ruff: noqa: S608 - statements are made of constants
+
+from __future__ import annotations
+
+from typing import Final
+
+from workerctx.queue.model import DELIVERY_MARGIN
+from workerctx.queue.sql.rows import COLUMNS
+from workerctx.queue.sql.statements import Statements
+
+_COLUMNS: Final = ", ".join(f"j.{column}" for column in COLUMNS)
+_WORDS: Final = frozenset({"among", "greatest", "hold", "hold_free", "share"})
+"""Parts of statements, not statements."""
+_BEST: Final = "priority DESC, run_at, seq"
+_UNFIT: Final = (
+    f"((j.expires_at IS NOT NULL AND j.expires_at <= ?) OR j.deliveries - {DELIVERY_MARGIN} >= j.max_attempts)"
+)
+# Of each group no more than the limit are looked at, in the order of the index; then the best of all of them.
+_CANDIDATES: Final = (
+    f"FROM (SELECT j.seq, j.grp, j.priority, j.run_at, {_UNFIT}::int AS unfit "
+    "FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL (SELECT * FROM workerctx_jobs h "
+    f"WHERE h.grp = g.value AND h.state = 'queued' ORDER BY {_BEST} LIMIT ?) j ORDER BY {_BEST} LIMIT ?) c"
+)
+_INSERTED: Final = (
+    ("seq", "bigint"),
+    ("ns", "bigint"),
+    ("id", "text"),
+    ("grp", "bigint"),
+    ("state", "text"),
+    ("priority", "int"),
+    ("run_at", "bigint"),
+    ("created_at", "bigint"),
+    ("max_attempts", "int"),
+    ("waiting", "int"),
+    ("expires_at", "bigint"),
+    ("unique_key", "text"),
+    ("workflow_id", "text"),
+    ("tenant_id", "text"),
+    ("finished_at", "bigint"),
+    ("options", "text"),
+    ("errors", "text"),
+    ("payload", "text"),
+)
+
+
+class PostgresStatements(Statements):
+    """The dialect of PostgreSQL, for the tables in one schema."""
+
+    among = "= ANY (?::bigint[])"
+    greatest = "greatest"
+    hold = " FOR UPDATE"
+    hold_free = " FOR UPDATE SKIP LOCKED"
+    share = " FOR SHARE"
+
+    count_waiting = tuple(
+        f"SELECT grp, '{state}', count(*) FROM workerctx_jobs "
+        f"WHERE state = '{state}' AND grp = ANY (?::bigint[]) GROUP BY grp"
+        for state in ("queued", "scheduled", "blocked")
+    )
+    count_others = (
+        "SELECT grp, 'running', count(*) FROM workerctx_jobs WHERE state = 'running' AND ns = ? GROUP BY grp",
+        "SELECT grp, state, count(*) FROM workerctx_jobs WHERE finished_at IS NOT NULL AND ns = ? GROUP BY state, grp",
+    )
+    promote = (
+        "UPDATE workerctx_jobs SET state = 'queued' WHERE seq = ANY (ARRAY("
+        "SELECT d.seq FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL (SELECT h.seq FROM workerctx_jobs h "
+        "WHERE h.grp = g.value AND h.state = 'scheduled' AND h.run_at <= ? ORDER BY h.run_at LIMIT ? "
+        "FOR UPDATE SKIP LOCKED) d))"
+    )
+    candidates = f"SELECT seq, unfit, grp {_CANDIDATES}"
+    ranked_candidates = f"SELECT seq, unfit, grp, -priority, run_at {_CANDIDATES}"
+    any_open = "SELECT 1 FROM workerctx_dependencies WHERE done = 0 LIMIT 1"
+
+    start = (
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint "
+        "+ (SELECT value::bigint FROM workerctx_meta WHERE key = 'clock_offset'), "
+        "(SELECT max(grp) FROM workerctx_groups), "
+        "ARRAY(SELECT json_build_array(queue, until) FROM workerctx_pauses WHERE ns = ?)"
+    )
+    """Everything that a transaction wants to know first: the time, the newest group, and the pauses."""
+    lease = (
+        # Which rows are the best is read without locks; only as many as are wanted are then locked, and those that
+        # another claim holds are left out. How many were looked at tells whether there may be more.
+        "WITH seen AS MATERIALIZED (SELECT c.seq FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL ("
+        f"SELECT h.seq, h.priority, h.run_at FROM workerctx_jobs h WHERE h.grp = g.value AND h.state = 'queued' "
+        f"ORDER BY {_BEST} LIMIT ?) c ORDER BY {_BEST} LIMIT ?), "
+        f"heads AS MATERIALIZED (SELECT j.seq, j.priority, j.run_at, {_UNFIT} AS unfit FROM workerctx_jobs j "
+        "WHERE j.seq = ANY (ARRAY(SELECT seq FROM seen)) AND j.state = 'queued' "
+        f"ORDER BY {_BEST} LIMIT ? FOR UPDATE SKIP LOCKED), "
+        f"dealt AS MATERIALIZED (SELECT seq, row_number() OVER (ORDER BY {_BEST}) AS place "
+        "FROM heads WHERE NOT unfit), "
+        "leased AS (UPDATE workerctx_jobs j SET state = 'running', attempt = attempt + (s.value->>4)::int, "
+        "deliveries = deliveries + 1, claim_id = ?, worker_id = s.value->>2, lease_expires = (s.value->>3)::bigint, "
+        "began = (s.value->>4)::int, claimed_at = ?, cancel = NULL "
+        "FROM dealt d JOIN jsonb_array_elements(?::jsonb) s "
+        "ON d.place > (s.value->>0)::int AND d.place <= (s.value->>1)::int "
+        "WHERE j.seq = d.seq AND j.seq = ANY (ARRAY(SELECT seq FROM dealt)) "
+        f"RETURNING d.place, {_COLUMNS}) "
+        "SELECT s.seen, h.seq, l.* FROM (SELECT count(*) AS seen FROM seen) s "
+        "LEFT JOIN heads h ON true LEFT JOIN leased l ON l.seq = h.seq ORDER BY l.place"
+    )
+    insert = (
+        f"INSERT INTO workerctx_jobs ({', '.join(name for name, _ in _INSERTED)}) "
+        f"SELECT {', '.join(f'(r.value->>{place})::{kind}' for place, (_, kind) in enumerate(_INSERTED))} "
+        "FROM jsonb_array_elements(?::jsonb) r"
+    )
+    job_rows = f"SELECT {_COLUMNS} FROM workerctx_jobs j WHERE +j.ns = ? AND j.seq = ANY (?::bigint[]) ORDER BY j.seq"
+    held_rows = f"{job_rows} FOR UPDATE"
+    more_numbers = "SELECT nextval('workerctx_seq')"
+    shut_out = "SELECT pg_advisory_xact_lock(?, lock) FROM unnest(?::int[]) AS lock"
+    shut_out_shared = "SELECT pg_advisory_xact_lock_shared(?, lock) FROM unnest(?::int[]) AS lock"
+    notify = "SELECT pg_notify(?, ?)"
+    find_namespace = "SELECT ns FROM workerctx_namespaces WHERE name = ?"
+    add_namespace = "INSERT INTO workerctx_namespaces (name) VALUES (?) ON CONFLICT DO NOTHING"
+    store_id = "SELECT value FROM workerctx_meta WHERE key = 'store'"
+    move_clock = "UPDATE workerctx_meta SET value = value::bigint + ? WHERE key = 'clock_offset'"
+
+    def __init__(self, schema: str) -> None:
+        super().__init__()
+        self._tables = f"{quoted(schema)}.workerctx_"
+        self.completed = f"{self.complete} RETURNING workerctx_jobs.seq, workerctx_jobs.claim_id"
+        for name in dir(self):
+            said = getattr(self, name)
+            if name.startswith("_") or name in _WORDS:
+                continue
+            if isinstance(said, str):
+                setattr(self, name, self._translate(said))
+            elif isinstance(said, tuple):
+                setattr(self, name, tuple(self._translate(statement) for statement in said))
+
+    def numbers(self, alias: str) -> str:
+        """Return the members of an array."""
+        return f"unnest(?::bigint[]) AS {alias}(value)"
+
+    def rows(self, alias: str) -> str:
+        """Return the arrays in a jsonb array."""
+        return f"jsonb_array_elements(?::jsonb) {alias}"
+
+    def number(self, alias: str, place: int) -> str:
+        """Return a member of a jsonb array."""
+        return f"({alias}.value->>{place})::bigint"
+
+    def text(self, alias: str, place: int) -> str:
+        """Return a member of a jsonb array."""
+        return f"({alias}.value->>{place})"
+
+    def array(self, columns: str, query: str) -> str:  # noqa: ARG002 - rows come as they are
+        """Return the query itself."""
+        return query
+
+    def page(self, conditions: list[str]) -> str:
+        """Return the query for a page, translated."""
+        return self._translate(super().page(conditions))
+
+    def _translate(self, statement: str) -> str:
+        """Name the schema, and write placeholders as the driver wants them."""
+        return statement.replace("workerctx_", self._tables).replace("?", "%s")
+
+
+def quoted(name: str) -> str:
+    """Return a name as an identifier."""
+    return '"' + name.replace('"', '""') + '"'
