@@ -82,7 +82,7 @@ def own_postgres():
 
 @pytest.fixture
 def postgres_url(request):
-    """Make URLs of a PostgreSQL, with jobs of this test's own; WORKERCTX_TEST_POSTGRES names another server than ours."""
+    """Make URLs of a PostgreSQL, with jobs of this test's own; WORKERCTX_TEST_POSTGRES names another than ours."""
     named = os.environ.get("WORKERCTX_TEST_POSTGRES") or request.getfixturevalue("postgres_server").url
     prefix = uuid4().hex
     return lambda namespace="default": f"{named}{'&' if '?' in named else '?'}namespace={prefix}-{namespace}"

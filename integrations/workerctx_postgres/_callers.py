@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio.from_thread
 import anyio.to_thread
@@ -180,7 +180,7 @@ def _driver_connection(connection: Any) -> psycopg.Connection[Any] | psycopg.Asy
             f"cannot enqueue through {type(connection).__module__}.{type(connection).__qualname__}: "
             "pass a psycopg connection, or a SQLAlchemy connection or session on one"
         )
-    return inner
+    return cast("psycopg.Connection[Any] | psycopg.AsyncConnection[Any]", inner)
 
 
 def _check_status(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

@@ -20,7 +20,7 @@ from workerctx.errors import (
 from workerctx_postgres._statements import PostgresStatements
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 STATEMENT_TIMEOUT: Final = 30.0
 """Seconds after which the server gives a statement up, unless the URL says otherwise."""
@@ -134,7 +134,7 @@ def _sentence(error: psycopg.Error) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-_MEANINGS: Final = (
+_MEANINGS: Final[tuple[tuple[tuple[type[psycopg.Error], ...], Callable[[Database, str], QueueError]], ...]] = (
     (
         (errors.QueryCanceled, errors.LockNotAvailable),
         lambda database, said: StoreBusy(

@@ -95,7 +95,7 @@ class _Ear:
             selector.register(stack.enter_context(self._closing), selectors.EVENT_READ)
             while True:
                 with suppress(QueueError, psycopg.Error), self._database.connect(listening=True) as connection:
-                    connection.execute(f"LISTEN {quoted(self._channel)}")
+                    connection.execute(f"LISTEN {quoted(self._channel)}".encode())
                     if self.ready.is_set():
                         # What was told while nobody listened is not known.
                         self._hear(EVERYTHING)

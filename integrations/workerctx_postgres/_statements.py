@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from workerctx.queue.model import DELIVERY_MARGIN
 from workerctx.queue.sql.rows import COLUMNS
@@ -128,7 +128,7 @@ class PostgresStatements(Statements):
             if isinstance(said, str):
                 setattr(self, name, self._translate(said))
             elif isinstance(said, tuple):
-                setattr(self, name, tuple(self._translate(statement) for statement in said))
+                setattr(self, name, tuple(map(self._translate, cast("tuple[str, ...]", said))))
 
     def numbers(self, alias: str) -> str:
         """Return the members of an array."""

@@ -59,7 +59,7 @@ def open_postgres(url: StoreURL) -> PostgresStorage:
 class PostgresStorage(SqlStorage):
     """`Storage` in PostgreSQL; see there for what each method promises."""
 
-    _database: Database
+    _database: Database = attrs.field(alias="database")
     _hub: PostgresHub = attrs.field(init=False, repr=False)
     _callers: CallersTransaction = attrs.field(init=False, repr=False)
 

@@ -141,8 +141,8 @@ class Batcher(CallTaker[X]):
 
     _make_engine: Callable[[], Engine]
     _name: str
-    _max_batch: int = MAX_BATCH
-    _hang_limit: float = HANG_LIMIT
+    _max_batch: int = attrs.field(default=MAX_BATCH, alias="max_batch")
+    _hang_limit: float = attrs.field(default=HANG_LIMIT, alias="hang_limit")
     _hand: Hand | None = attrs.field(default=None, init=False)
 
     def start(self) -> None:

@@ -51,7 +51,7 @@ def open_sqlite(url: StoreURL) -> SqliteStorage:
 class SqliteStorage(SqlStorage):
     """`Storage` in a SQLite file; see there for what each method promises."""
 
-    _database: Database
+    _database: Database = attrs.field(alias="database")
     _opened: Database = attrs.field(init=False, repr=False)
     _hub: SqliteHub = attrs.field(init=False, repr=False)
     _callers: SqliteCallers = attrs.field(init=False, repr=False)
