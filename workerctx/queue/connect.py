@@ -23,7 +23,6 @@ _BUILT_IN: Final = {
     "memory": "workerctx.queue.memory:open_memory",
     "sqlite": "workerctx.queue.sqlite:open_sqlite",
 }
-_EXTRAS: Final = {"postgres": "postgres", "postgresql": "postgres", "redis": "redis", "rediss": "redis"}
 _DEFAULT_NAMESPACE: Final = "default"
 _MAX_NAMESPACE: Final = 64
 
@@ -112,9 +111,5 @@ def _opener(scheme: str) -> Callable[[StoreURL], Storage]:
         except ImportError as exc:
             # Our integrations are in every wheel: what is missing is a driver, and the message names its extra.
             raise UnknownBackend(f"no backend for {scheme}:// URLs: {exc}") from exc
-    if scheme in _EXTRAS:
-        remedy = f"pip install 'workerctx[{_EXTRAS[scheme]}]'"
-    else:
-        installed = sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINTS).names})
-        remedy = f"installed are {', '.join(installed)}"
-    raise UnknownBackend(f"no backend for {scheme}:// URLs: {remedy}")
+    installed = sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINTS).names})
+    raise UnknownBackend(f"no backend for {scheme}:// URLs: installed are {', '.join(installed)}")

@@ -171,11 +171,9 @@ def test_a_backend_without_its_driver_names_the_extra(monkeypatch):
         connect("x://localhost")
 
 
-def test_unknown_schemes_name_the_remedy():
-    """Q13: a URL without a backend says what to install, or what there is."""
-    with pytest.raises(UnknownBackend, match=r"workerctx\[redis\]"):
-        connect("redis://localhost")
-    with pytest.raises(UnknownBackend, match="memory, sqlite"):
+def test_unknown_schemes_name_the_known_ones():
+    """Q13: a URL without a backend says what there is."""
+    with pytest.raises(UnknownBackend, match="installed are memory, .*, sqlite"):
         connect("mysql://localhost")
     for url in ("jobs.db", "sqlite://host/x.db", "sqlite://", "sqlite:///x.db?what=1", "sqlite:///x.db?namespace="):
         with pytest.raises(InvalidRequest):
