@@ -1,0 +1,210 @@
+"""Remote workers over loopback: jobs per second through one gateway, idle round trip, and the cost of idle sessions."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from tests.bench.loop import Worker as Measured
+from tests.bench.measure import machine, table
+from workerctx import JobCtx, JobRegistry
+from workerctx.queue import EnqueueRequest, JobState, connect, new_id
+from workerctx.remote import Credentials, RemoteConfig
+from workerctx.remote.frames import Credit, Heartbeat, Register
+from workerctx.remote.session import register
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+TOKEN = "a token for the bench"
+CLIENTS = 4
+
+jobs = JobRegistry("memory://")
+"""What the worker process runs; its jobs come from the gateway."""
+
+
+@jobs.register(timeout=30)
+async def noop(ctx: JobCtx, number: int) -> None:
+    """Do nothing, with a context and a timeout."""
+
+
+class Process(Measured):
+    """A process that this bench starts, and what it costs."""
+
+    def __init__(self, *arguments: str, expect: str, **environ: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "WORKERCTX_TOKEN": TOKEN, **environ},
+        )
+        assert self.process.stderr is not None
+        found = None
+        while found is None:
+            line = self.process.stderr.readline()
+            assert line, f"{arguments} ended before it said {expect!r}"
+            found = re.search(expect, line)
+        self.found = found.group(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=60)
+
+    def rss(self) -> float:
+        """Return its resident memory now, in megabytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+
+
+@contextmanager
+def gateway(folder: str) -> Generator[tuple[Process, str, str]]:
+    """Run a gateway in a process; yields it, its address, and its store's."""
+    url = f"sqlite:///{folder}/jobs.db"
+    tokens = Path(folder) / "tokens"
+    tokens.write_text(f"bench default {TOKEN}\n")
+    options = ("--storage", url, "--token-file", str(tokens), "--port", "0")
+    with Process("workerctx", "gateway", *options, expect=r"ws://\S+") as process:
+        yield process, process.found, url
+
+
+@contextmanager
+def worker(address: str, concurrency: int, backend: str) -> Generator[Process]:
+    """Run a worker of this module in a process."""
+    options = ("tests.bench.remote:jobs", "--remote", address, "-c", str(concurrency), "--backend", backend)
+    with Process("workerctx", "worker", *options, expect="registered with the gateway") as process:
+        yield process
+
+
+async def throughput(url: str, number: int) -> float:
+    """Return the jobs per second from the moment when the queue is resumed until the last job has succeeded."""
+    async with connect(url) as storage:
+        done = (await storage.jobs.counts())[JobState.SUCCEEDED]
+        await storage.jobs.pause_queue("default")
+        requests = [EnqueueRequest("noop", {"number": index}, timeout=30) for index in range(number)]
+        await storage.jobs.enqueue_bulk(requests)
+        await anyio.sleep(1.0)  # the machine writes back what it has
+        async with storage.jobs.wakeups((), finished=True) as wakeups:
+            began = time.perf_counter()
+            await storage.jobs.resume_queue("default")
+            while (await storage.jobs.counts())[JobState.SUCCEEDED] < done + number:
+                await wakeups.wait(1.0)
+                await anyio.sleep(0.05)  # looking costs the store, too
+            return number / (time.perf_counter() - began)
+
+
+async def round_trips(url: str, number: int) -> list[float]:
+    """Return the seconds from before the enqueueing to the result, one job at a time."""
+    found: list[float] = []
+    async with connect(url) as storage:
+        for index in range(number):
+            await anyio.sleep(0.01 + 0.03 * (index % 7) / 7)
+            began = time.perf_counter()
+            outcome = await storage.jobs.enqueue(EnqueueRequest("noop", {"number": index}))
+            await storage.jobs.result(outcome.id, timeout=10)
+            found.append(time.perf_counter() - began)
+    return sorted(found)
+
+
+async def idle(address: str, number: int) -> None:
+    """Hold idle sessions, until killed."""
+    from workerctx.remote.websocket import connector
+
+    open_session = connector(RemoteConfig(endpoint=address, credentials=Credentials(token=TOKEN)))
+    registered = 0
+    turn = anyio.CapacityLimiter(20)
+
+    async def hold() -> None:
+        nonlocal registered
+        async with turn:
+            context = open_session()
+            session = await context.__aenter__()
+            ack, _ = await register(session, Register(worker_id=new_id(), kinds=("noop",), concurrency=10), 30)
+        await session.send([Credit(0, 10)])
+        registered += 1
+        if registered == number:
+            print("all are registered", file=sys.stderr, flush=True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen, session)
+            await anyio.sleep(ack.heartbeat * (hash(ack.worker_id) % 1000) / 1000)
+            while True:
+                await session.send([Heartbeat()])
+                await anyio.sleep(ack.heartbeat)
+
+    async def listen(session: object) -> None:
+        while await session.receive() is not None:  # type: ignore[attr-defined]
+            pass
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(number):
+            tasks.start_soon(hold)
+
+
+def of_sessions(options: argparse.Namespace, folder: str) -> Generator[tuple[str, str]]:
+    """Measure a gateway that holds idle sessions."""
+    with gateway(folder) as (process, address, _), ExitStack() as stack:
+        yield "resident memory of a gateway without sessions", f"{process.rss():.0f} MB"
+        share = str(options.sessions // CLIENTS)
+        for _ in range(CLIENTS):
+            arguments = ("tests.bench", "remote", "--hold", address, "--sessions", share)
+            stack.enter_context(Process(*arguments, expect="all are registered"))
+        time.sleep(5.0)
+        used = process.cpu()
+        time.sleep(options.idle)
+        yield f"share of a core, {options.sessions} idle sessions", f"{(process.cpu() - used) / options.idle:.2%}"
+        yield f"resident memory, {options.sessions} idle sessions", f"{process.rss():.0f} MB"
+
+
+def of_backend(backend: str, options: argparse.Namespace, folder: str) -> Generator[tuple[str, str]]:
+    """Measure workers on one event loop; the gateway runs on asyncio, under uvicorn."""
+    with gateway(folder) as (process, address, url), worker(address, options.concurrency, backend) as served:
+        used = process.cpu(), served.cpu()
+        speeds = [anyio.run(throughput, url, options.number) for _ in range(options.repeat)]
+        yield "no-op jobs/s, one gateway, one worker", f"{statistics.median(speeds):,.0f} (best {max(speeds):,.0f})"
+        total = options.repeat * options.number
+        yield "processor time a job, gateway", f"{(process.cpu() - used[0]) / total * 1e6:.0f} us"
+        yield "processor time a job, worker", f"{(served.cpu() - used[1]) / total * 1e6:.0f} us"
+        found = anyio.run(round_trips, url, options.latencies)
+        yield "idle round trip, p50", f"{found[len(found) // 2] * 1e3:.2f} ms"
+        yield "idle round trip, p99", f"{found[int(len(found) * 0.99)] * 1e3:.2f} ms"
+
+
+def main(argv: list[str]) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench remote", description=__doc__)
+    parser.add_argument("--number", type=int, default=20_000, help="jobs a round")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds; the median counts")
+    parser.add_argument("--concurrency", type=int, default=100, help="slots of the worker")
+    parser.add_argument("--latencies", type=int, default=200, help="jobs whose round trip is timed")
+    parser.add_argument("--sessions", type=int, default=1000, help="idle sessions")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds of watching idle sessions")
+    parser.add_argument("--hold", metavar="ADDRESS", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.hold:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        anyio.run(idle, options.hold, options.sessions)
+        return
+    print(machine())
+    for backend in ("asyncio", "trio"):
+        with tempfile.TemporaryDirectory() as folder:
+            table(backend, [("what", "figure"), *of_backend(backend, options, folder)])
+    with tempfile.TemporaryDirectory() as folder:
+        table("sessions", [("what", "figure"), *of_sessions(options, folder)])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
