@@ -7,18 +7,18 @@ served by one claim, and the jobs dealt out to those that have most room.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, ReleaseLease
 from workerctx.runtime.persist import keep_on
+from workerctx_starlette.gateway._line import Line, Profile
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable, Sequence
@@ -36,70 +36,10 @@ _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 3.0
 _LISTEN_AGAIN: Final = 1.0
 """Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
-_LARGEST_CLAIM: Final = 1000
+_BEGINNING: Final = 0.05
+"""Seconds after which the store hears that a run has begun."""
 _REMEMBERED: Final = 20_000
 """How many stored outcomes are remembered, for workers that tell them again."""
-
-
-@frozen
-class Profile:
-    """What a worker can take; workers with the same one are served together."""
-
-    queues: tuple[str, ...]
-    kinds: tuple[str, ...]
-    labels: tuple[str, ...]
-
-
-@define(eq=False)
-class Line:
-    """The workers of one profile.
-
-    Attributes:
-        look: Whether there may be jobs for them that were not seen yet.
-        hungry: Those that may have room, in the order in which they said so.
-        scope: Around the task that hears wake-ups for them.
-    """
-
-    profile: Profile
-    sessions: dict[Session, None] = field(factory=dict["Session", None], init=False)
-    hungry: dict[Session, None] = field(factory=dict["Session", None], init=False)
-    look: bool = field(default=True, init=False)
-    scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
-
-    def room(self) -> int:
-        """Return how many jobs its workers can take now."""
-        room = 0
-        for session in list(self.hungry):
-            free = session.free
-            if free > 0:
-                room += free
-            else:
-                del self.hungry[session]
-        return min(room, _LARGEST_CLAIM)
-
-    def deal(self, jobs: Sequence[Claimed]) -> Sequence[Claimed]:
-        """Hand jobs to the workers that have most room, and return those that nobody has room for any more."""
-        if len(self.hungry) == 1:
-            (session,) = self.hungry
-            fitting = max(0, session.free)
-            if fitting and jobs:
-                session.give(jobs[:fitting])
-            return jobs[fitting:]
-        ranked = [(-session.free, number, session) for number, session in enumerate(self.hungry) if session.free > 0]
-        heapq.heapify(ranked)
-        shares: dict[Session, list[Claimed]] = {}
-        for index, claimed in enumerate(jobs):
-            if not ranked or ranked[0][0] == 0:
-                rest = jobs[index:]
-                break
-            room, number, session = ranked[0]
-            shares.setdefault(session, []).append(claimed)
-            heapq.heapreplace(ranked, (room + 1, number, session))
-        else:
-            rest = ()
-        for session, share in shares.items():
-            session.give(share)
-        return rest
 
 
 @define(eq=False)
@@ -133,7 +73,8 @@ class Exchange:
     """What is to be told, by lease."""
     _telling: dict[str, Report] = field(factory=dict[str, Report], init=False)
     """What is being told in the round under way."""
-    _began: set[str] = field(factory=set[str], init=False)
+    _began: dict[str, float] = field(factory=dict[str, float], init=False)
+    """Leases whose run has begun, and when that has to be told unless the run ends before."""
     _stored: set[str] = field(factory=set[str], init=False)
     """Leases whose outcome was stored, the latest ones."""
     _stored_before: set[str] = field(factory=set[str], init=False)
@@ -195,13 +136,14 @@ class Exchange:
         holding = self._leases.get(lease_id)
         if holding is not None:
             holding.reported = True
-        self._began.discard(lease_id)
+        self._began.pop(lease_id, None)
         self._reports[lease_id] = Report(finish, [] if session is None else [session])
         self._nudge()
 
     def begin(self, leases: Iterable[str]) -> None:
-        """Tell the store that the runs of prefetched jobs have begun."""
-        self._began.update(lease_id for lease_id in leases if lease_id not in self._reports)
+        """Tell the store that runs have begun, soon: most end before that, and are told once."""
+        due = anyio.current_time() + _BEGINNING
+        self._began.update(dict.fromkeys(leases, due))
         self._nudge()
 
     def is_stored(self, lease_id: str) -> bool:
@@ -224,7 +166,11 @@ class Exchange:
         while not self._ending or self._reports:
             if not self._has_business():
                 self._waiting = anyio.Event()
-                await self._waiting.wait()
+                if self._began:
+                    with anyio.move_on_at(next(iter(self._began.values()))):
+                        await self._waiting.wait()
+                else:
+                    await self._waiting.wait()
                 self._waiting = None
             await self._round()
 
@@ -248,7 +194,7 @@ class Exchange:
             self._waiting.set()
 
     def _has_business(self) -> bool:
-        return bool(self._reports or self._began or self._wanted())
+        return bool(self._reports or self._wanted())
 
     def _wanted(self) -> list[Line]:
         if not self._context.is_running or self._ending:
@@ -259,7 +205,7 @@ class Exchange:
         wanted = self._wanted()
         first, others = (wanted[0] if wanted else None), wanted[1:]
         self._telling, self._reports = self._reports, {}
-        began, self._began = self._began, set()
+        began = self._due_beginnings()
         if not (first or began or self._telling):
             return
         errors: list[Exception] = []
@@ -275,6 +221,16 @@ class Exchange:
         else:
             self._recovered()
 
+    def _due_beginnings(self) -> list[str]:
+        now, due = anyio.current_time(), list[str]()
+        for lease_id, at in self._began.items():
+            if at > now:
+                break
+            due.append(lease_id)
+        for lease_id in due:
+            del self._began[lease_id]
+        return due
+
     async def _attempt(self, errors: list[Exception], call: Coroutine[object, object, None]) -> None:
         try:
             await call
@@ -283,7 +239,7 @@ class Exchange:
         except Exception as exc:  # noqa: BLE001 - shown by is_ready, logged and tried again
             errors.append(exc)
 
-    async def _tell_and_claim(self, began: set[str], line: Line | None) -> None:
+    async def _tell_and_claim(self, began: list[str], line: Line | None) -> None:
         finishes = [report.finish for report in self._telling.values()]
         try:
             if line is None:
@@ -293,7 +249,7 @@ class Exchange:
                     refused, claim.jobs = await self._jobs.finish_and_claim(finishes, claim.request, began=began)
         except BaseException:
             self._reports, self._telling = self._telling | self._reports, {}
-            self._began |= began
+            self._began = dict.fromkeys(began, 0.0) | self._began
             raise
         told, self._telling = self._telling, {}
         for report, error in zip(told.values(), refused, strict=True):
@@ -329,6 +285,7 @@ class Exchange:
             lease_ttl=self._config.lease_ttl,
             queues=profile.queues,
             kinds=profile.kinds,
+            kind_limits=line.kind_limits(),
             limit=max(1, line.room()),
             began=False,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -33,7 +34,7 @@ from workerctx.remote.frames import (
 from workerctx.remote.outcomes import finish_of
 from workerctx.remote.wire import gateway_reader
 from workerctx_starlette.gateway._connection import BREACH, GOING_AWAY
-from workerctx_starlette.gateway._exchange import Profile
+from workerctx_starlette.gateway._line import Profile
 from workerctx_starlette.gateway._outbox import Outbox
 from workerctx_starlette.gateway._pace import Pace
 
@@ -66,6 +67,7 @@ class Session:
         profile: What it can take.
         outbox: What waits to be sent to it.
         holdings: Leases that it holds, by id.
+        kind_limits: How many more jobs of each of these kinds it takes.
         heard_at: When it said something last, on the event loop's clock.
         state: What it last said of itself.
         in_flight: How many jobs it runs, as it last said.
@@ -83,11 +85,14 @@ class Session:
         default=Factory(lambda self: Outbox(self._connection, self._undeliverable), takes_self=True), init=False
     )
     holdings: dict[str, Holding] = field(factory=dict[str, "Holding"], init=False)
+    kind_limits: dict[str, int] = field(factory=dict[str, int], init=False)
     heard_at: float = field(factory=anyio.current_time, init=False)
     state: str = field(default="running", init=False)
     in_flight: int = field(default=0, init=False)
     _sent: int = field(default=0, init=False)
     """How many tasks were handed to it."""
+    _underway: deque[str] = field(factory=deque[str], init=False)
+    """The kinds of those tasks that it has not received yet, as far as it has said."""
     _allowance: int = field(default=0, init=False)
     """How many tasks it takes in all."""
     _drained: bool = field(default=False, init=False)
@@ -145,8 +150,11 @@ class Session:
     def give(self, jobs: Sequence[Claimed]) -> None:
         """Hand out jobs that were claimed for the worker."""
         self._sent += len(jobs)
-        for _, lease in jobs:
+        for job, lease in jobs:
             self._engine.leases.take(self, lease.id)
+            self._underway.append(job.kind)
+            if job.kind in self.kind_limits:
+                self.kind_limits[job.kind] -= 1
         self.outbox.put_all(Task.of(job, lease) for job, lease in jobs)
 
     async def adopt(self, leases: Sequence[str]) -> None:
@@ -175,6 +183,7 @@ class Session:
 
     def _undeliverable(self, task: Task, reason: str) -> None:
         self._sent -= 1
+        self._underway.remove(task.job.kind)
         self._engine.exchange.report(None, FailLease(task.lease_id, JobError("TooLarge", reason), retryable=False))
 
     # What the worker does
@@ -246,7 +255,12 @@ class Session:
                 f"it says that it has received {frame.received} tasks and takes {frame.free} more, and was sent"
                 f" {self._sent}"
             )
+        while len(self._underway) > self._sent - frame.received:
+            self._underway.popleft()
         self._allowance = frame.received + frame.free
+        self.kind_limits = {
+            kind: max(0, limit - self._underway.count(kind)) for kind, limit in frame.kind_limits.items()
+        }
         if self._doubtful:
             lost, self._doubtful = tuple(self._doubtful), set()
             self.outbox.put(HeartbeatAck(lost=lost))

@@ -89,6 +89,40 @@ async def test_what_a_worker_cannot_run_is_left_for_others(gateway, storage, pee
         assert (await plain.hear(Task)).job.id == own
 
 
+async def test_limits_of_kinds_hold_back_only_these(gateway, storage, peer_of):
+    """R7: a worker that takes at most so many of a kind gets no more of it, whatever others would take."""
+    async with gateway, peer_of(gateway) as bounded, peer_of(gateway) as other:
+        kinds = ("resize", "mail")
+        await bounded.register(worker_id="bounded", kinds=kinds)
+        await enqueue(storage, 3)
+        await enqueue(storage, 2, kind="mail")
+        await bounded.say(Credit(0, 10, kind_limits={"resize": 1}))
+        taken = [(await bounded.hear(Task)).job.kind for _ in range(3)]
+        assert sorted(taken) == ["mail", "mail", "resize"]
+        await bounded.say(Credit(0, 10, kind_limits={"resize": 1}))  # said before these had come
+        await other.register(worker_id="other", kinds=kinds)
+        await other.say(Credit(0, 2, kind_limits={"mail": 0}))
+        assert [(await other.hear(Task)).job.kind for _ in range(2)] == ["resize", "resize"]
+        assert not [frame for frame in bounded.heard if isinstance(frame, Task)]
+
+
+async def test_jobs_are_dealt_out_by_room(gateway, storage, peer_of):
+    """R7: what is claimed for several workers together goes to those that have most room."""
+    async with gateway, peer_of(gateway) as small, peer_of(gateway) as large:
+        gateway.context.pause()
+        await small.register(worker_id="small")
+        await large.register(worker_id="large")
+        await small.say(Credit(0, 2), Heartbeat())
+        await large.say(Credit(0, 5), Heartbeat())
+        for worker in (small, large):
+            await worker.hear(HeartbeatAck)
+        await enqueue(storage, 5)
+        gateway.context.resume()
+        for _ in range(4):
+            await large.hear(Task)
+        await small.hear(Task)
+
+
 async def test_every_ending_reaches_the_store(gateway, storage, peer_of):
     """Q4: failing, aborting, giving back, snoozing and being throttled mean what they mean in a local loop."""
     await storage.rate_limits.configure("api", capacity=1, per=60)

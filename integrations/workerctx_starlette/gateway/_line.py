@@ -1,0 +1,112 @@
+"""Workers that can take the same jobs, which are claimed for all of them together and dealt out by room."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from attrs import Factory, define, field, frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workerctx.queue import Claimed
+    from workerctx_starlette.gateway._session import Session
+
+_LARGEST_CLAIM: Final = 1000
+
+
+@frozen
+class Profile:
+    """What a worker can take; workers with the same one are served together."""
+
+    queues: tuple[str, ...]
+    kinds: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@define(eq=False)
+class Line:
+    """The workers of one profile.
+
+    Attributes:
+        sessions: All of them.
+        hungry: Those that may have room, in the order in which they said so.
+        look: Whether there may be jobs for them that were not seen yet.
+        scope: Around the task that hears wake-ups for them.
+    """
+
+    profile: Profile
+    sessions: dict[Session, None] = field(factory=dict["Session", None], init=False)
+    hungry: dict[Session, None] = field(factory=dict["Session", None], init=False)
+    look: bool = field(default=True, init=False)
+    scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
+
+    def room(self) -> int:
+        """Return for how many jobs there is room now."""
+        room = 0
+        for session in list(self.hungry):
+            free = session.free
+            if free > 0:
+                room += free
+            else:
+                del self.hungry[session]
+        return min(room, _LARGEST_CLAIM)
+
+    def kind_limits(self) -> dict[str, int]:
+        """Return how many jobs of each kind there is room for; a kind that one worker does not limit is left out."""
+        sessions = list(self.hungry)
+        limited = set[str]().union(*(session.kind_limits for session in sessions))
+        return {
+            kind: sum(session.kind_limits[kind] for session in sessions)
+            for kind in limited
+            if all(kind in session.kind_limits for session in sessions)
+        }
+
+    def deal(self, jobs: Sequence[Claimed]) -> Sequence[Claimed]:
+        """Hand each job to the worker with most room for it, and return those that nobody has room for any more."""
+        heap = [_Place(session, number) for number, session in enumerate(self.hungry)]
+        heapq.heapify(heap)
+        rest: list[Claimed] = []
+        for claimed in jobs:
+            unfit: list[_Place] = []
+            while heap and not heap[0].takes(claimed):
+                unfit.append(heapq.heappop(heap))
+            if heap:
+                heap[0].put(claimed)
+                heapq.heapreplace(heap, heap[0])
+            else:
+                rest.append(claimed)
+            for place in unfit:
+                heapq.heappush(heap, place)
+        for place in heap:
+            if place.jobs:
+                place.session.give(place.jobs)
+        return rest
+
+
+@define(eq=False)
+class _Place:
+    """The room at one worker, while jobs are dealt out; the one with most comes first."""
+
+    session: Session
+    number: int
+    free: int = field(default=Factory(lambda self: self.session.free, takes_self=True), init=False)
+    limits: dict[str, int] = field(
+        default=Factory(lambda self: dict(self.session.kind_limits), takes_self=True), init=False
+    )
+    jobs: list[Claimed] = field(factory=list["Claimed"], init=False)
+
+    def __lt__(self, other: _Place) -> bool:
+        return (-self.free, self.number) < (-other.free, other.number)
+
+    def takes(self, claimed: Claimed) -> bool:
+        return self.free > 0 and self.limits.get(claimed[0].kind, 1) > 0
+
+    def put(self, claimed: Claimed) -> None:
+        kind = claimed[0].kind
+        self.jobs.append(claimed)
+        self.free -= 1
+        if kind in self.limits:
+            self.limits[kind] -= 1
