@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import anyio.from_thread
 import anyio.to_thread
@@ -175,16 +175,16 @@ def _driver_connection(connection: Any) -> psycopg.Connection[Any] | psycopg.Asy
         if hasattr(inner, "in_transaction") and not inner.in_transaction():
             inner.begin()
         inner = getattr(getattr(inner, "connection", None), "driver_connection", None)
-    if isinstance(inner, psycopg.Connection):
-        found: psycopg.Connection[Any] = inner
-        return found
-    if isinstance(inner, psycopg.AsyncConnection):
-        asynchronous: psycopg.AsyncConnection[Any] = inner
-        return asynchronous
+    if _is_connection(inner):
+        return inner
     raise InvalidRequest(
         f"cannot enqueue through {type(connection).__module__}.{type(connection).__qualname__}: "
         "pass a psycopg connection, or a SQLAlchemy connection or session on one"
     )
+
+
+def _is_connection(found: object) -> TypeGuard[psycopg.Connection[Any] | psycopg.AsyncConnection[Any]]:
+    return isinstance(found, psycopg.Connection | psycopg.AsyncConnection)
 
 
 def _check_status(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

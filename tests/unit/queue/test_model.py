@@ -173,7 +173,7 @@ def test_a_backend_without_its_driver_names_the_extra(monkeypatch):
 
 def test_unknown_schemes_name_the_known_ones():
     """Q13: a URL without a backend says what there is."""
-    with pytest.raises(UnknownBackend, match="installed are memory, .*, sqlite"):
+    with pytest.raises(UnknownBackend, match=r"installed are memory, .*, sqlite"):
         connect("mysql://localhost")
     for url in ("jobs.db", "sqlite://host/x.db", "sqlite://", "sqlite:///x.db?what=1", "sqlite:///x.db?namespace="):
         with pytest.raises(InvalidRequest):
