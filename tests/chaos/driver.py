@@ -10,7 +10,8 @@ there its calls fail, hang and lose their answers, and worker loops are cancelle
 - no two runs had the same lease, and the store has the result of one of them;
 - every other run is explained: its process was killed, or its worker gave it back or was told that the lease was lost;
 - the store counted one attempt for each lease that expired during a run, and one for the run that succeeded;
-- every process that was asked to stop ended with 0, and nobody logged an error.
+- every process that was asked to stop ended with 0, and nobody logged an error (those excepted that are started while
+  the store is away, which fail with 1 and are started again).
 """
 
 from __future__ import annotations
@@ -145,12 +146,14 @@ class Fleet:
 
     folder: Path
     dice: random.Random
+    outages: bool
     processes: dict[int, tuple[str, subprocess.Popen[bytes]]] = attrs.field(factory=dict)
     thaw: list[tuple[float, int]] = attrs.field(factory=list)
     leaving: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
     killed: set[str] = attrs.field(factory=set)
     """Process ids; their runs may have been cut short."""
     deeds: Counter[str] = attrs.field(factory=Counter)
+    wrong: list[str] = attrs.field(factory=list)
     started: int = 0
 
     def start(self, role: str) -> None:
@@ -168,6 +171,7 @@ class Fleet:
         while time.monotonic() < until:
             time.sleep(self.dice.uniform(0.05, 0.6))
             self._thaw(time.monotonic())
+            self._replace_the_dead()
             frozen = {pid for _, pid in self.thaw}
             awake = [pid for pid in self.processes if pid not in frozen]
             if not awake:
@@ -194,15 +198,29 @@ class Fleet:
             del self.processes[victim]
             self.start(role)
 
+    def _replace_the_dead(self) -> None:
+        """Do what a service manager does with processes that end by themselves; they may if the store is not there."""
+        for pid, (role, process) in list(self.processes.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            if status == 1 and self.outages:
+                self.deeds["starts without a store"] += 1
+            else:
+                self.wrong.append(f"a {role} ended by itself with {status}")
+            del self.processes[pid]
+            self.start(role)
+
     def _thaw(self, now: float) -> None:
         for due, pid in [entry for entry in self.thaw if entry[0] <= now]:
             os.kill(pid, signal.SIGCONT)
             self.thaw.remove((due, pid))
 
-    def settle(self) -> list[str]:
-        """Let the late ones finish, stop everybody, and return which did not end as they should."""
+    def settle(self) -> None:
+        """Let the late ones finish, and stop everybody."""
         self._thaw(float("inf"))
         time.sleep(1.0)
+        self._replace_the_dead()
         for role, process in self.processes.values():
             if role == "producer":
                 process.kill()
@@ -210,7 +228,6 @@ class Fleet:
             else:
                 process.terminate()
                 self.leaving.append(process)
-        wrong: list[str] = []
         for process in self.leaving:
             try:
                 status = process.wait(60)
@@ -218,9 +235,18 @@ class Fleet:
                 process.kill()
                 status = process.wait()
             # A process that was asked to stop while it was starting has no handler yet.
-            if status not in {0, -signal.SIGTERM}:
-                wrong.append(f"process {process.pid} was asked to stop and ended with {status}")
-        return wrong
+            if status not in {0, -signal.SIGTERM, *([1] if self.outages else [])}:
+                self.wrong.append(f"process {process.pid} was asked to stop and ended with {status}")
+
+    def complaints(self) -> list[str]:
+        """Return the last line of what each process said, if it should have said nothing."""
+        said = [(path, path.read_text().strip()) for path in self.folder.glob("output-*.txt")]
+        # With a server that goes away, those that start meanwhile say so.
+        return [
+            f"{path.name}: {text.splitlines()[-1]}"
+            for path, text in said
+            if text and not (self.outages and any(name in text for name in ("StoreUnavailable", "StoreBusy")))
+        ]
 
 
 async def finish(jobs: JobRegistry) -> list[QueuedJob]:
@@ -308,7 +334,7 @@ def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, out
     """Do it, print what happened, and return what is wrong."""
     from app import jobs
 
-    fleet = Fleet(folder, dice)
+    fleet = Fleet(folder, dice, outages)
     for role, count in (("worker", WORKERS), ("producer", PRODUCERS)):
         for _ in range(count):
             fleet.start(role)
@@ -318,15 +344,10 @@ def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, out
         fleet.torment(time.monotonic() + min(left, dice.uniform(1, 3)))
         if outages:
             fleet.deeds[store.outage(GONE, dice)] += 1
-    wrong = fleet.settle()
+    fleet.settle()
     finished = anyio.run(finish, jobs)
     account = Account(read(folder), finished, fleet.killed)
-    wrong += [
-        f"{path.name}: {text.strip().splitlines()[-1]}"
-        for path in folder.glob("output-*.txt")
-        if (text := path.read_text())
-    ]
-    wrong += account.wrong()
+    wrong = fleet.wrong + fleet.complaints() + account.wrong()
     if fleet.deeds["freezes"] > 10 and not outages and not account.lines["lost"] + account.lines["refused"]:
         wrong.append("nobody who came too late was told: the freezes proved nothing")
     print(", ".join(f"{count} {what}" for what, count in (account.figures | fleet.deeds).items()))

@@ -34,6 +34,7 @@ class Ticker:
     async def run(self) -> None:
         """Fire due schedules until cancelled; a store that fails is asked again."""
         declared = False
+        failures = 0
         while True:
             pause = _LONGEST_SLEEP
             try:
@@ -47,9 +48,15 @@ class Ticker:
                     pause = max(0.0, min(pause, fired.next_due))
             except StoreClosed:
                 raise
-            except Exception:  # noqa: BLE001 - logged, and tried again
-                _log.exception("schedules could not be fired")
+            except Exception as exc:  # noqa: BLE001 - logged, and tried again
+                if not failures:
+                    _log.warning("schedules could not be fired and are tried again", exc_info=exc)
+                failures += 1
                 pause = _RETRY
+            else:
+                if failures:
+                    _log.warning("schedules are fired again after %d failures", failures)
+                failures = 0
             await anyio.sleep(pause)
 
     async def _declare(self) -> None:
