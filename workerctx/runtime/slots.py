@@ -107,7 +107,7 @@ class Slots:
         job = run.job
         handler = self._jobs.find(job.kind)
         deadline = math.inf if job.timeout is None else self._desk.clock() + job.timeout
-        run.scope = scope = anyio.CancelScope(deadline=deadline)
+        run.scope = scope = anyio.move_on_at(deadline)
         run.ctx = ctx = JobCtx(job, self._site, f"{job.queue}-{number}-{self._site.host_id}", deadline)
         finish: Finish | None = ReleaseLease(run.lease.id)
         try:

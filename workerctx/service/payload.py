@@ -104,6 +104,8 @@ class Result:
         Raises:
             InvalidRequest: It is not JSON, or too large.
         """
+        if value is None:
+            return b"null"
         if self.custom and not isinstance(value, _PLAIN):
             value = _builtins(value)
         return encode_json(value, "result")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import anyio
 from attrs import frozen
 
 from workerctx.service.jobctx import TRACE_HEADERS, JobCtx
@@ -42,22 +42,24 @@ class Trace:
 
     async def __call__(self, request: Request, call_next: Next) -> Any:
         """Run what is inside, and log."""
-        fields = _fields(request)
-        began = anyio.current_time()
+        log, began = _log.isEnabledFor(self.level), monotonic()
         output: Any = None
         failures: list[BaseException] = []
         with nullcontext() if self.make_span is None else self.make_span(request):
-            _log.log(self.level, "%s begins", _title(fields), extra=fields)
+            if log:
+                fields = _fields(request)
+                _log.log(self.level, "%s begins", _title(fields), extra=fields)
             try:
                 output = await call_next(request)
             except BaseException as exc:
                 failures.append(exc)
-                fields |= {"seconds": anyio.current_time() - began, "error": type(exc).__name__}
+                fields = _fields(request) | {"seconds": monotonic() - began, "error": type(exc).__name__}
                 level = logging.ERROR if isinstance(exc, Exception) else self.level
                 _log.log(level, "%s left after %.3f s with %r", _title(fields), fields["seconds"], exc, extra=fields)
                 raise
-            fields["seconds"] = anyio.current_time() - began
-            _log.log(self.level, "%s done in %.3f s", _title(fields), fields["seconds"], extra=fields)
+            if log:
+                fields = _fields(request) | {"seconds": monotonic() - began}
+                _log.log(self.level, "%s done in %.3f s", _title(fields), fields["seconds"], extra=fields)
         if failures:  # the span swallowed it, which must not make a failed job look like a success
             raise failures[0]
         return output
