@@ -25,7 +25,7 @@ from cyclopts import Parameter
 
 from workerctx.cli import line
 from workerctx.cli.health import Health, Verdict
-from workerctx.lifecycle.control import OWN_GRACE
+from workerctx.lifecycle.control import OWN_GRACE, OwnGrace
 from workerctx.lifecycle.hard_exit import EXIT_CODE
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Supervisor:
                     place.child.line.close()
         return 1 if self._gave_up else exit_status(place.status for place in self._places)
 
-    def stop(self, reason: str | None = None, *, grace: float | None = OWN_GRACE) -> None:
+    def stop(self, reason: str | None = None, *, grace: float | OwnGrace | None = OWN_GRACE) -> None:
         """Stop all processes side by side; a grace of 0 ends the grace of a stop before.
 
         Threads: any thread, and a signal handler.

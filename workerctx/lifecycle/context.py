@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 from workerctx.errors import NotAccepting
 from workerctx.lifecycle import forks
-from workerctx.lifecycle.control import OWN_GRACE, WorkerControl, seconds_of
+from workerctx.lifecycle.control import OWN_GRACE, OwnGrace, WorkerControl, seconds_of
 from workerctx.lifecycle.home import Home
 from workerctx.lifecycle.host import Host
 from workerctx.lifecycle.pulling import UntilStopped
@@ -164,7 +164,7 @@ class WorkerContext(WorkerControl):
         self,
         name: str,
         *,
-        grace: float | timedelta | None = OWN_GRACE,
+        grace: float | timedelta | OwnGrace | None = OWN_GRACE,
         max_tasks: int | None = None,
         service: str | None = None,
         on_failure: OnChildFailure = "forward",
@@ -189,11 +189,11 @@ class WorkerContext(WorkerControl):
         if shell.host is None:
             raise self._refusal("make a child of", name)
         made = WorkerContext(
-            name, grace=shell.grace if grace == OWN_GRACE else grace, max_tasks=max_tasks, service=service
+            name, grace=shell.grace if grace is OWN_GRACE else grace, max_tasks=max_tasks, service=service
         )
         inner = made._shell
         inner.parent = shell
-        inner.own_grace = grace != OWN_GRACE
+        inner.own_grace = grace is not OWN_GRACE
         inner.on_failure = on_failure
         shell.adopt(inner)
         return made

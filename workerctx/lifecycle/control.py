@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from workerctx.lifecycle.events import Custom, Event
@@ -12,7 +13,17 @@ from workerctx.lifecycle.view import WorkerView
 if TYPE_CHECKING:
     from workerctx.lifecycle.signals import ListenerFunction
 
-OWN_GRACE: Final = -1.0
+
+class OwnGrace(Enum):
+    """The type of `OWN_GRACE`."""
+
+    OWN_GRACE = "own grace"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+OWN_GRACE: Final = OwnGrace.OWN_GRACE
 """Where a grace is given: the one that the worker was made with."""
 
 
@@ -52,7 +63,7 @@ class WorkerControl(WorkerView):
         """
         self._shell.resume()
 
-    def stop(self, reason: str | None = None, *, grace: float | timedelta | None = OWN_GRACE) -> bool:
+    def stop(self, reason: str | None = None, *, grace: float | timedelta | OwnGrace | None = OWN_GRACE) -> bool:
         """Take no more work and let the accepted work end, until the deadline.
 
         Never blocks and never fails; on a stopped worker it can only shorten the deadline.
@@ -65,7 +76,7 @@ class WorkerControl(WorkerView):
         Returns:
             Whether this call stopped the worker.
         """
-        return self._shell.stop_within(reason, self._shell.grace if grace == OWN_GRACE else seconds_of(grace))
+        return self._shell.stop_within(reason, self._shell.grace if grace is OWN_GRACE else seconds_of(grace))
 
     def fail(self, error: BaseException) -> bool:
         """Stop because the worker's infrastructure failed: what it owns is cancelled, waiters raise `WorkerFailed`.

@@ -14,7 +14,7 @@ from attrs import define, field
 
 from workerctx.errors import InvalidTransition, MonitorFailed, UnknownService, WorkerError
 from workerctx.lifecycle.context import WorkerContext
-from workerctx.lifecycle.control import OWN_GRACE
+from workerctx.lifecycle.control import OWN_GRACE, OwnGrace, seconds_of
 from workerctx.lifecycle.hard_exit import HardExit
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.overheard import Ear
@@ -161,12 +161,12 @@ class Monitor:
             failed = MonitorFailed(f"monitor {self.name!r} failed: {names}; see failures and __cause__", self._final)
             raise failed from self._final[0][1]
 
-    def stop(self, reason: str | None = None, *, grace: float | None = OWN_GRACE) -> bool:
+    def stop(self, reason: str | None = None, *, grace: float | OwnGrace | None = OWN_GRACE) -> bool:
         """Stop every worker, the last started first; True for the call that did it. A later call shortens the drain.
 
         Threads: any thread, and a signal handler.
         """
-        seconds = self.grace if grace == OWN_GRACE else grace
+        seconds = self.grace if grace is OWN_GRACE else seconds_of(grace)
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         first = self._stop is None
         if self._stop is not None:
@@ -197,7 +197,7 @@ class Monitor:
         """
         self.context(name).resume()
 
-    def stop_one(self, name: str, reason: str | None = None, *, grace: float | None = OWN_GRACE) -> bool:
+    def stop_one(self, name: str, reason: str | None = None, *, grace: float | OwnGrace | None = OWN_GRACE) -> bool:
         """Stop one worker for good; True for the call that did it.
 
         Raises:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from workerctx.errors import WorkerError
-from workerctx.lifecycle.control import OWN_GRACE
+from workerctx.lifecycle.control import OWN_GRACE, OwnGrace
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.overheard import Handler
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Stoppable(Protocol):
     """What a token or a signal can stop: a context, a monitor, a token."""
 
-    def stop(self, reason: str | None = None, *, grace: float | None = ...) -> object:
+    def stop(self, reason: str | None = None, *, grace: float | OwnGrace | None = ...) -> object:
         """Ask for a stop; callable from any thread and from a signal handler."""
         ...
 
@@ -49,7 +49,7 @@ class Shutdown:
         """Stop everybody who holds the token; True for the call that set it."""
         return self._set(reason, lambda target, first: target.stop(first))
 
-    def stop(self, reason: str | None = None, *, grace: float | None = OWN_GRACE) -> bool:
+    def stop(self, reason: str | None = None, *, grace: float | OwnGrace | None = OWN_GRACE) -> bool:
         """Set the token; `grace` (seconds, None for ever) is handed on, and in a later call can only shorten."""
         return self._set(reason or "shutdown", lambda target, first: target.stop(first, grace=grace))
 

@@ -97,6 +97,12 @@ class WorkerView:
         return self._shell.grace
 
     @property
+    def time_left(self) -> float | None:
+        """Seconds until the deadline of a stop, 0 once it has passed; None before a stop, or without a deadline."""
+        deadline = self._shell.machine.snapshot.deadline
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    @property
     def task_count(self) -> int:
         """How many tasks, tracked and spawned, are in."""
         return self._shell.ledger.count
@@ -196,6 +202,6 @@ class WorkerView:
         if now.outcome is not None:
             parts.append(now.outcome.value)
         elif now.stopping:
-            left = "no deadline" if now.deadline is None else f"{max(0.0, now.deadline - time.monotonic()):.1f} s left"
-            parts.append(left)
+            left = self.time_left
+            parts.append("no deadline" if left is None else f"{left:.1f} s left")
         return f"<{', '.join(parts)}>"

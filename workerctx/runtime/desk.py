@@ -207,12 +207,6 @@ class Desk:
             if run.ctx is not None:
                 run.ctx.cancel.set(reason)
 
-    def note_overtime(self, now: float) -> None:
-        """Tell handlers whose timeout is over `now`, on the loop's clock; in a thread no cancel scope reaches them."""
-        for run in self.running.values():
-            if run.ctx is not None and run.ctx.deadline <= now:
-                run.ctx.cancel.set(CancelReason.TIMEOUT)
-
     def collect(self) -> tuple[list[Finish], list[str]]:
         """Take everything that has to be told: outcomes, and the leases whose run has begun meanwhile."""
         finishes, self._finishes = self._finishes, []

@@ -125,3 +125,18 @@ class LoopBlocked(Event):
 
     seconds: float
     stack: str
+
+
+@frozen(eq=False, kw_only=True)
+class RunOverran(Event):
+    """A sync handler goes on in its thread, which nothing can end, although its run is over.
+
+    Attributes:
+        job: the job, as it was claimed.
+        seconds: for how long it has gone on.
+        stack: where it is.
+    """
+
+    job: QueuedJob
+    seconds: float
+    stack: str

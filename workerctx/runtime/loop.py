@@ -27,6 +27,7 @@ from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
 from workerctx.runtime.exchange import Exchange
 from workerctx.runtime.leases import LeaseKeeper
+from workerctx.runtime.overruns import Overruns
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
@@ -254,6 +255,8 @@ class WorkerLoop(AsyncContextManagerMixin):
             storage.jobs, self._desk, config, self._context, self.worker_id, self.jobs.kinds, self._note_idle
         )
 
+        overruns = Overruns(self._desk, config, self._context)
+
         async def reap() -> None:
             # What ended here during an outage is told first, or this would take those jobs away from itself.
             if not exchange.owes and await storage.jobs.reap_expired_leases():
@@ -262,7 +265,7 @@ class WorkerLoop(AsyncContextManagerMixin):
         async def look_at_the_clock() -> None:
             while True:
                 await anyio.sleep(_CLOCK)
-                self._desk.note_overtime(anyio.current_time())
+                overruns.look()
                 exchange.note_silence()
 
         self._context.listen(lambda _, event: self._follow(event, exchange), Pause, Resume, Stop)

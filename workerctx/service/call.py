@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -79,10 +80,13 @@ def _in_thread(call: Callable[[JobCtx, tuple[Any, ...], dict[str, Any]], Any]) -
         # output is boxed because trio refuses a bare coroutine from a thread, and so is GeneratorExit, with which
         # asyncio would close every coroutine that waits for the thread.
         def boxed() -> tuple[Any, GeneratorExit | None]:
+            ctx.thread_id = threading.get_ident()
             try:
                 return call(ctx, args, kwargs), None
             except GeneratorExit as exc:
                 return None, exc
+            finally:
+                ctx.thread_id = None
 
         output, left = await to_thread.run_sync(boxed, abandon_on_cancel=False, limiter=ctx.site.limiter)
         if left is not None:

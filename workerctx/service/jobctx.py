@@ -86,6 +86,7 @@ class JobCtx:
         process_id: Slot, queue and process in one word: ``{queue}-{slot}-{host_id}``.
         deadline: When its timeout is over, on the event loop's clock; infinite without one.
         cancel: Tells that and why the run should stop.
+        thread_id: The thread that a sync handler is in at the moment, as `threading.get_ident` names it.
     """
 
     job: QueuedJob
@@ -93,6 +94,7 @@ class JobCtx:
     process_id: str = ""
     deadline: float = math.inf
     cancel: JobCancel = field(factory=JobCancel, repr=False)
+    thread_id: int | None = field(default=None, init=False, repr=False)
     _told: dict[str, Any] = field(factory=dict[str, Any], init=False, repr=False)
 
     @property
