@@ -96,6 +96,8 @@ def interrupts() -> None:
 
 @process
 def steps(ctx: ProcessCtx, count: int, notes: str) -> str:
+    ctx.heartbeat("begins")
+    ctx.heartbeat({"step": "counts"})
     for done in range(count):
         ctx.progress(done, count)
     ctx.progress(count, count)
@@ -106,6 +108,11 @@ def steps(ctx: ProcessCtx, count: int, notes: str) -> str:
 @process
 def nonsense_progress(ctx: ProcessCtx) -> None:
     ctx.progress(float("nan"))
+
+
+@process
+def nonsense_heartbeat(ctx: ProcessCtx) -> None:
+    ctx.heartbeat(object())
 
 
 @process

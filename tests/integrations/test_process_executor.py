@@ -258,20 +258,25 @@ async def test_verdicts_reach_the_store(hands, serving, word, state, attempt):
 
 
 async def test_progress_is_stored(hands, serving, notes):
-    """The newest of many reports arrives while the handler runs, also in a tight loop."""
+    """The newest of many reports arrives while the handler runs, also in a tight loop, beside its last heartbeat."""
     async with serving(grace=0):
         handle = await hands.steps.enqueue(50_000, str(notes))
         await read_pids(notes)
 
         async def complete():
-            return (await handle.get()).progress == {"done": 50_000, "total": 50_000}
+            return (await handle.get()).progress == {
+                "done": 50_000,
+                "total": 50_000,
+                "detail": {"step": "counts"},
+            }
 
         await wait_until(complete, PATIENCE)
 
 
-async def test_progress_is_a_finite_number(hands, serving):
-    """Q13: anything else is refused where it is reported."""
+async def test_reports_that_cannot_be_stored(hands, serving):
+    """Q13: progress that is no finite number and a detail that is no JSON are refused where they are reported."""
     async with serving():
+        assert "detail" in (await error_of(await hands.nonsense_heartbeat.enqueue())).message
         assert "finite" in (await error_of(await hands.nonsense_progress.enqueue())).message
 
 

@@ -5,7 +5,6 @@ Usage: python -m workerctx.service.child; workers start it, and it lives no long
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -23,14 +22,14 @@ from workerctx.service.layers.catch import crash_of
 from workerctx.service.processctx import ProcessCtx
 from workerctx.service.signature import Contract
 from workerctx.service.target import Target
-from workerctx.service.wire import Began, Done, Failed, Progress, Start, decode_command, encode
+from workerctx.service.wire import Began, Done, Failed, Report, Start, decode_command, encode
 
 if TYPE_CHECKING:
     from workerctx.service.wire import Answer
 
 _VERDICTS: Final = (Abort, RetryAfter, Snooze, Throttled)
 _PAUSE: Final = 0.05
-"""Seconds for which reports of progress are gathered, so that a tight loop does not flood the worker."""
+"""Seconds for which reports of a run are gathered, so that a tight loop does not flood the worker."""
 _FAREWELL: Final = 1.0
 """Seconds for what an idle process does at its exit."""
 
@@ -41,20 +40,19 @@ class _Answers:
 
     _pipe: int
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
-    _newest: bytes | None = field(default=None, init=False)
+    _newest: dict[str, Any] = field(factory=dict[str, Any], init=False)
     _due: threading.Timer | None = field(default=None, init=False)
 
     def send(self, answer: Answer) -> None:
-        """Write an answer, after the progress that was not written yet."""
+        """Write an answer, after the reports that were not written yet."""
         with self._lock:
             self._write_newest()
             self._write(encode(answer))
 
-    def report(self, done: float, total: float | None) -> None:
-        """Write the progress of the run soon; a later report replaces this one."""
-        line = encode(Progress(_finite(done), None if total is None else _finite(total)))
+    def report(self, news: dict[str, Any]) -> None:
+        """Write what the handler says of its run soon; of each thing only the newest word counts."""
         with self._lock:
-            self._newest = line
+            self._newest |= news
             if self._due is None:
                 self._due = threading.Timer(_PAUSE, self._write_newest)
                 self._due.daemon = True
@@ -65,20 +63,14 @@ class _Answers:
             due, self._due = self._due, None
             if due is not None:
                 due.cancel()
-            line, self._newest = self._newest, None
-            if line is not None:
-                self._write(line)
+            news, self._newest = self._newest, {}
+            if news:
+                self._write(encode(Report(news)))
 
     def _write(self, line: bytes) -> None:
         rest = memoryview(line + b"\n")
         while rest:
             rest = rest[os.write(self._pipe, rest) :]
-
-
-def _finite(number: float) -> float:
-    if not math.isfinite(number):
-        raise ValueError(f"progress is told in finite numbers, got {number}")
-    return number
 
 
 @define(eq=False)

@@ -11,7 +11,7 @@ import signal
 import sys
 from contextlib import asynccontextmanager, suppress
 from subprocess import PIPE
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
@@ -23,10 +23,10 @@ from workerctx.errors import HandlerCrashed, InvalidHandler
 from workerctx.lifecycle.host import collapse
 from workerctx.queue import CancelReason
 from workerctx.queue.codec import MAX_JSON_BYTES
-from workerctx.service.wire import Began, Cancel, Failed, Progress, Start, decode_answer, encode
+from workerctx.service.wire import Began, Cancel, Failed, Report, Start, decode_answer, encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
     from typing import Self
 
     from anyio.abc import ByteSendStream, Process, TaskGroup, TaskStatus
@@ -89,8 +89,8 @@ class _Child:
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
                 await self._to.send(encode(Cancel(reason)) + b"\n")
 
-    async def answer(self, progress: Callable[[float, float | None], None]) -> Done | Failed:
-        """Return how its run ended, and hand on the progress until then.
+    async def answer(self, ctx: JobCtx) -> Done | Failed:
+        """Return how its run ended, and hand on what it reports until then.
 
         Raises:
             HandlerCrashed: The process ended without saying so, or did not make itself understood.
@@ -99,9 +99,9 @@ class _Child:
             answer = await self._receive()
             if isinstance(answer, Began):
                 raise self._nonsense()
-            if not isinstance(answer, Progress):
+            if not isinstance(answer, Report):
                 return answer
-            progress(answer.done, answer.total)
+            _hand_on(answer.news, ctx)
 
     async def wait(self) -> None:
         """Return once it has ended."""
@@ -194,7 +194,7 @@ class Processes(AsyncContextManagerMixin):
         """Run a handler and return its output as JSON.
 
         Args:
-            ctx: The run: its progress is reported there, and its cancellation is handed on.
+            ctx: The run: its reports are handed on there, and its cancellation is handed on.
             contract: The handler's.
             payload: The arguments, as they are stored.
 
@@ -288,18 +288,25 @@ async def _converse(child: _Child, ctx: JobCtx) -> Done | Failed:
     """Return how a run ended; hand its progress up, and the word that it is cancelled down."""
     try:
         with anyio.CancelScope() as told, ctx.cancel.cancelling(told):
-            return await child.answer(ctx.progress)
+            return await child.answer(ctx)
         assert ctx.cancel.reason is not None
         await child.tell(ctx.cancel.reason)
-        return await child.answer(ctx.progress)
+        return await child.answer(ctx)
     except anyio.get_cancelled_exc_class():
         with anyio.move_on_after(KILL_GRACE, shield=True), suppress(HandlerCrashed):
             await child.tell(ctx.cancel.reason or (CancelReason.SHUTDOWN if ctx.stopping else CancelReason.TIMEOUT))
-            answer = await child.answer(ctx.progress)
+            answer = await child.answer(ctx)
             # A handler that gave up leaves the last word to who cancelled it.
             if not (isinstance(answer, Failed) and answer.verdict == "cancelled"):
                 return answer
         raise
+
+
+def _hand_on(news: dict[str, Any], ctx: JobCtx) -> None:
+    if "done" in news:
+        ctx.progress(news["done"], news.get("total"))
+    if "detail" in news:
+        ctx.heartbeat(news["detail"])
 
 
 def _lines(ctx: JobCtx, contract: Contract, payload: bytes) -> bytes:

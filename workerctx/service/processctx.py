@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
+from workerctx.queue import decode_json, encode_json
 from workerctx.service.cancel import JobCancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _tell_nobody(_done: float, _total: float | None) -> None:
+def _tell_nobody(_news: dict[str, Any]) -> None:
     pass
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"progress is told in finite numbers, got {number}")
+    return number
 
 
 @define(eq=False)
@@ -32,7 +40,7 @@ class ProcessCtx:
     job_id: str
     attempt: int = 1
     cancel: JobCancel = field(factory=JobCancel, repr=False)
-    _report: Callable[[float, float | None], None] = field(default=_tell_nobody, alias="report", repr=False)
+    _report: Callable[[dict[str, Any]], None] = field(default=_tell_nobody, alias="report", repr=False)
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the run is; the newest value is stored soon.
@@ -41,6 +49,22 @@ class ProcessCtx:
             done: How much is done, in any unit.
             total: How much there is, in the same unit.
 
+        Raises:
+            ValueError: One of them is not finite.
+
         Threads: any.
         """
-        self._report(done, total)
+        self._report({"done": _finite(done), "total": None if total is None else _finite(total)})
+
+    def heartbeat(self, detail: Any = None) -> None:
+        """Say that the run goes on, and what it does at the moment; stored soon, beside its progress.
+
+        Args:
+            detail: Any JSON value; None takes back an earlier one.
+
+        Raises:
+            InvalidRequest: It is not JSON, or too large.
+
+        Threads: any.
+        """
+        self._report({"detail": decode_json(encode_json(detail, "detail"))})

@@ -127,7 +127,7 @@ def _refuse_process(
     if contexts not in {(), (ProcessCtx,)}:
         raise InvalidHandler(
             f"{name} begins with a {contexts[0].__name__}, which cannot leave the worker: with "
-            'executor="process", begin with a ProcessCtx, which has progress and cancel'
+            'executor="process", begin with a ProcessCtx, which has progress, heartbeat and cancel'
         )
     if to_inject:
         raise InvalidHandler(

@@ -47,11 +47,10 @@ class Began(msgspec.Struct, tag="began", frozen=True):
     """The job has arrived, and what happens from here on happens to its run."""
 
 
-class Progress(msgspec.Struct, tag="progress", frozen=True):
-    """How far the run is."""
+class Report(msgspec.Struct, tag="report", frozen=True):
+    """What the handler says of its run: how far it is (``done`` and ``total``), what it does (``detail``), or both."""
 
-    done: int | float
-    total: int | float | None
+    news: dict[str, Any]
 
 
 class Done(msgspec.Struct, tag="done", frozen=True):
@@ -121,7 +120,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 
 
 Command: TypeAlias = Start | Cancel
-Answer: TypeAlias = Began | Progress | Done | Failed
+Answer: TypeAlias = Began | Report | Done | Failed
 
 encode: Final = msgspec.json.Encoder().encode
 _commands: Final[msgspec.json.Decoder[Command]] = msgspec.json.Decoder(Command)
