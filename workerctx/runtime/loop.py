@@ -33,7 +33,7 @@ from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
 from workerctx.runtime.schedule import Ticker
 from workerctx.runtime.seats import Seating
-from workerctx.runtime.slots import Slots, TenantScopeProvider
+from workerctx.runtime.slots import Slots
 from workerctx.service import DataMap, Processes, Site
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from workerctx.lifecycle import Event, Shutdown
     from workerctx.queue import Storage
-    from workerctx.service import JobRegistry
+    from workerctx.service import JobRegistry, TenantScopeProvider
 
 T = TypeVar("T")
 
@@ -257,6 +257,8 @@ class WorkerLoop(AsyncContextManagerMixin):
 
         overruns = Overruns(self._desk, config, self._context)
 
+        ticker = Ticker(storage, self.jobs.schedules)
+
         async def reap() -> None:
             # What ended here during an outage is told first, or this would take those jobs away from itself.
             if not exchange.owes and await storage.jobs.reap_expired_leases():
@@ -274,7 +276,7 @@ class WorkerLoop(AsyncContextManagerMixin):
                 exchange.run,
                 exchange.watch,
                 look_at_the_clock,
-                Ticker(storage, self.jobs.schedules).run,
+                lambda: ticker.run(name),
                 lambda: reports.run(name),
                 lambda: presence.run(config.heartbeat),
                 lambda: keep_on(name, "reap expired leases", config.reap_interval, reap),

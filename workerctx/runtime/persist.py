@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -14,31 +15,38 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
+_IN_A_ROW: Final = 30.0
+"""Seconds after which a chore that goes on for ever has put its last failure behind itself."""
+
 
 async def keep_on(worker: str, purpose: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:
-    """Do a chore every so many seconds, until cancelled; of failures in a row only the first and the end are logged.
+    """Do a chore again and again, until cancelled; of failures in a row only the first and the end are logged.
 
     Args:
         worker: Its name, for the log.
         purpose: What the chore is for, for the log: "worker 'a' could not ...".
-        seconds: From the end of one to the beginning of the next.
-        chore: What to do.
+        seconds: From the end of one to the beginning of the next, also after a failure.
+        chore: What to do; if it returns a float, that many seconds are waited this time.
 
     Raises:
         StoreClosed: The store does not come back.
     """
-    failures = 0
+    failures, failed_at = 0, -math.inf
     while True:
+        pause = seconds
         try:
-            await chore()
+            answer = await chore()
         except StoreClosed:
             raise
         except Exception as exc:  # noqa: BLE001 - logged, and tried again
+            if anyio.current_time() - failed_at > max(_IN_A_ROW, 3 * seconds):
+                failures = 0
             if not failures:
                 _log.warning("worker %r could not %s and goes on trying", worker, purpose, exc_info=exc)
-            failures += 1
+            failures, failed_at = failures + 1, anyio.current_time()
         else:
             if failures:
                 _log.info("worker %r could %s again after %d failures", worker, purpose, failures)
             failures = 0
-        await anyio.sleep(seconds)
+            pause = answer if isinstance(answer, float) else seconds
+        await anyio.sleep(pause)

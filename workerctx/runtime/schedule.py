@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-import anyio
 import attrs
-from attrs import define, evolve
+from attrs import define, evolve, field
 
-from workerctx.errors import StoreClosed
+from workerctx.runtime.persist import keep_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,39 +28,26 @@ class Ticker:
     """Declares an application's schedules and fires whatever is due."""
 
     _storage: Storage
-    _declared: Sequence[Schedule]
+    _to_declare: Sequence[Schedule]
+    _is_declared: bool = field(default=False, init=False)
 
-    async def run(self) -> None:
+    async def run(self, worker: str) -> None:
         """Fire due schedules until cancelled; a store that fails is asked again."""
-        declared = False
-        failures = 0
-        while True:
-            pause = _LONGEST_SLEEP
-            try:
-                if not declared:
-                    await self._declare()
-                    declared = True
-                fired = await self._storage.schedules.fire_due()
-                for name, outcome in fired.outcomes:
-                    _log.info("schedule %r fired: job %s%s", name, outcome.id, " exists" if outcome.deduped else "")
-                if fired.next_due is not None:
-                    pause = max(0.0, min(pause, fired.next_due))
-            except StoreClosed:
-                raise
-            except Exception as exc:  # noqa: BLE001 - logged, and tried again
-                if not failures:
-                    _log.warning("schedules could not be fired and are tried again", exc_info=exc)
-                failures += 1
-                pause = _RETRY
-            else:
-                if failures:
-                    _log.warning("schedules are fired again after %d failures", failures)
-                failures = 0
-            await anyio.sleep(pause)
+        await keep_on(worker, "fire schedules", _RETRY, self._fire)
+
+    async def _fire(self) -> float:
+        """Fire what is due, and return in how many seconds to look again."""
+        if not self._is_declared:
+            await self._declare()
+            self._is_declared = True
+        fired = await self._storage.schedules.fire_due()
+        for name, outcome in fired.outcomes:
+            _log.info("schedule %r fired: job %s%s", name, outcome.id, " exists" if outcome.deduped else "")
+        return _LONGEST_SLEEP if fired.next_due is None else max(0.0, min(_LONGEST_SLEEP, fired.next_due))
 
     async def _declare(self) -> None:
         known = {schedule.name: schedule for schedule in await self._storage.schedules.list()}
-        for schedule in self._declared:
+        for schedule in self._to_declare:
             before = known.get(schedule.name)
             if before is None:
                 await self._storage.schedules.put(schedule)

@@ -6,7 +6,7 @@ import math
 import time
 from contextvars import copy_context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import anyio.lowlevel
@@ -25,10 +25,10 @@ from workerctx.runtime.outcome import (
 )
 from workerctx.runtime.strays import StrayCancels, is_cancelled_here, is_running
 from workerctx.service import JobCtx
+from workerctx.service.inside import run_inside
 from workerctx.service.layers.catch import as_failure, holds
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
     from contextvars import Context
 
     from anyio.abc import TaskGroup
@@ -36,20 +36,12 @@ if TYPE_CHECKING:
     from workerctx.lifecycle import WorkerContext
     from workerctx.queue import Finish
     from workerctx.runtime.desk import Desk, Run
-    from workerctx.service import JobRegistry, Site
+    from workerctx.service import JobRegistry, Site, TenantScopeProvider
     from workerctx.service.branch import AnyHandler
 
 _COROUTINE: Final[type[Any]] = CoroutineType
 _TURN: Final = 0.001
 """Seconds that slots may run jobs which never wait before everybody else gets a turn."""
-
-
-class TenantScopeProvider(Protocol):
-    """Makes the scope inside which the jobs of a tenant run."""
-
-    def __call__(self, tenant_id: str, /) -> AbstractAsyncContextManager[object]:
-        """Return the scope of one tenant; it is entered and left around every attempt."""
-        ...
 
 
 @define(eq=False)
@@ -149,17 +141,7 @@ class Slots:
         tenant = run.job.tenant_id
         if tenant is None or self._tenant_scope is None:
             return await self._call(run, ctx, handler)
-        finish: Finish = ReleaseLease(run.lease.id)
-        swallowed: BaseException | None = None
-        async with self._tenant_scope(tenant):
-            try:
-                finish = await self._call(run, ctx, handler)
-            except BaseException as exc:
-                swallowed = exc
-                raise
-        if swallowed is not None:  # a scope that suppresses a failure does not make it a success
-            raise swallowed
-        return finish
+        return cast("Finish", await run_inside(self._tenant_scope(tenant), lambda: self._call(run, ctx, handler)))
 
     async def _call(self, run: Run, ctx: JobCtx, handler: AnyHandler) -> Finish:
         if run.refusal is not None:

@@ -5,7 +5,6 @@ from workerctx.service.cancel import JobCancel as JobCancel
 from workerctx.service.extract import From as From
 from workerctx.service.extract import FromRequest as FromRequest
 from workerctx.service.extract import injected as injected
-from workerctx.service.handle import SyncJobHandle as SyncJobHandle
 from workerctx.service.handle import TypedJobHandle as TypedJobHandle
 from workerctx.service.handler import FunctionHandler as FunctionHandler
 from workerctx.service.handler import JobHandler as JobHandler
@@ -25,7 +24,9 @@ from workerctx.service.router import KindPrefixRouter as KindPrefixRouter
 from workerctx.service.router import Router as Router
 from workerctx.service.sending import EnqueueHook as EnqueueHook
 from workerctx.service.sending import SendRequests as SendRequests
+from workerctx.service.sync import SyncJobHandle as SyncJobHandle
 from workerctx.service.sync import SyncJobs as SyncJobs
+from workerctx.service.tenancy import TenantScopeProvider as TenantScopeProvider
 
 __all__ = [
     "AnyHandler",
@@ -52,6 +53,7 @@ __all__ = [
     "SyncJobCtx",
     "SyncJobHandle",
     "SyncJobs",
+    "TenantScopeProvider",
     "TypedJobHandle",
     "injected",
 ]

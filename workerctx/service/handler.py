@@ -9,8 +9,9 @@ from attrs import Factory, define, field
 
 from workerctx.queue import EnqueueRequest
 from workerctx.service.call import compile_run
-from workerctx.service.handle import SyncJobHandle, TypedJobHandle
+from workerctx.service.handle import TypedJobHandle
 from workerctx.service.sending import send_one
+from workerctx.service.sync import SyncJobHandle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

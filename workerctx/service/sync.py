@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 import anyio.from_thread
 import anyio.lowlevel
 from anyio import NoEventLoopError
-from attrs import define, field
+from attrs import define, field, frozen
 
 from workerctx.errors import RegistryNotOpen
 from workerctx.queue import JobHandle
-from workerctx.service.handle import SyncJobHandle
 from workerctx.service.sending import send_many, send_one
 
 if TYPE_CHECKING:
@@ -22,10 +21,11 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from workerctx.queue import EnqueueOutcome, EnqueueRequest
+    from workerctx.queue import EnqueueOutcome, EnqueueRequest, JobState, QueuedJob
     from workerctx.service.sending import EnqueueHook
     from workerctx.service.store import RegistryStore
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -100,6 +100,40 @@ class SyncJobs:
         if portal is None:
             raise RegistryNotOpen("the registry is not open for sync code: put `with jobs.sync:` around this")
         return portal.call(call)
+
+
+@frozen
+class SyncJobHandle(Generic[R]):
+    """A job in the hands of plain sync code; each method blocks the calling thread."""
+
+    _handle: JobHandle
+    _sync: SyncJobs = field(repr=False, eq=False)
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._handle.id
+
+    @property
+    def deduped(self) -> bool:
+        """Whether enqueueing met an active job with the same unique key."""
+        return self._handle.deduped
+
+    def result(self, timeout: float | None = None) -> R:
+        """Do `JobHandle.result`."""
+        return cast("R", self._sync.run(self._handle.result, timeout))
+
+    def get(self) -> QueuedJob:
+        """Do `JobHandle.get`."""
+        return self._sync.run(self._handle.get)
+
+    def status(self) -> JobState:
+        """Do `JobHandle.status`."""
+        return self._sync.run(self._handle.status)
+
+    def cancel(self) -> bool:
+        """Do `JobHandle.cancel`."""
+        return self._sync.run(self._handle.cancel)
 
 
 def _refuse_event_loop() -> None:

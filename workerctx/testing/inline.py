@@ -15,14 +15,14 @@ from workerctx.queue import CompleteLease, FailLease, ReleaseLease
 from workerctx.runtime.boot import host_id
 from workerctx.service import DataMap, JobCtx, Site
 from workerctx.service.describe import describe
+from workerctx.service.inside import run_inside
 from workerctx.testing.journal import NotingJobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
 
     from workerctx.queue import Claimed, EnqueueOutcome, EnqueueRequest, Finish, QueuedJob
-    from workerctx.runtime import TenantScopeProvider
-    from workerctx.service import AnyHandler, JobRegistry
+    from workerctx.service import AnyHandler, JobRegistry, TenantScopeProvider
 
 _LEASE: Final = 7 * 86400.0
 """Seconds; longer than any test."""
@@ -113,8 +113,7 @@ class InlineJobs(NotingJobs):
             scope = nullcontext() if tenant is None or self.tenant_scope is None else self.tenant_scope(tenant)
             try:
                 with anyio.fail_after(job.timeout):
-                    async with scope:
-                        output = await _outcome(handler.run(ctx))
+                    output = await run_inside(scope, lambda: _outcome(handler.run(ctx)))
             except Exception as exc:  # noqa: BLE001 - raised again below; it is no failure of the worker
                 failure = exc
         if reports:

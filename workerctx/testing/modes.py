@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from workerctx.queue import EnqueueRequest, JobQueue, Storage
-    from workerctx.runtime import TenantScopeProvider
-    from workerctx.service import JobRegistry
+    from workerctx.service import JobRegistry, TenantScopeProvider
 
 
 @contextmanager

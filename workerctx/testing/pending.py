@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from workerctx.queue import QueuedJob, Storage
     from workerctx.queue.request import Seconds
-    from workerctx.runtime import TenantScopeProvider
-    from workerctx.service import JobRegistry
+    from workerctx.service import JobRegistry, TenantScopeProvider
 
 JobOutcome: TypeAlias = Completed | Failed | Cancelled | Snoozed
 """How a run ended, or a job that could not run any more."""

@@ -26,7 +26,6 @@ from workerctx.service.layers.rate_limit import LocalRateLimit as LocalRateLimit
 from workerctx.service.layers.retry import Retry as Retry
 from workerctx.service.layers.retry import Try as Try
 from workerctx.service.layers.tenant import Tenant as Tenant
-from workerctx.service.layers.tenant import TenantScope as TenantScope
 from workerctx.service.layers.timeout import Timeout as Timeout
 from workerctx.service.layers.trace import Trace as Trace
 
@@ -53,7 +52,6 @@ __all__ = [
     "Operations",
     "Retry",
     "Tenant",
-    "TenantScope",
     "Timeout",
     "Trace",
     "Try",

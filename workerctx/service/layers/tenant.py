@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
@@ -11,18 +11,9 @@ from workerctx.service.inside import run_inside
 from workerctx.service.jobctx import JobCtx
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from workerctx.service.layers.base import Next
     from workerctx.service.request import Request
-
-
-class TenantScope(Protocol):
-    """Makes the scope of a tenant."""
-
-    def __call__(self, tenant_id: str, /) -> AbstractAsyncContextManager[object]:
-        """Return the scope of one tenant; it is entered and left around every run."""
-        ...
+    from workerctx.service.tenancy import TenantScopeProvider
 
 
 @frozen(eq=False)
@@ -38,7 +29,7 @@ class Tenant:
         required: Whether a job without a tenant is dead at once; otherwise it runs without a scope.
     """
 
-    scope: TenantScope
+    scope: TenantScopeProvider
     required: bool = field(default=False, kw_only=True)
 
     async def __call__(self, request: Request, call_next: Next) -> Any:
