@@ -15,7 +15,7 @@ from coredis.connection import TCPLocation
 from coredis.retry import NoRetryPolicy
 
 from workerctx_redis._failures import explain
-from workerctx_redis._source import load_source
+from workerctx_redis._source import HOMES, SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -126,7 +126,7 @@ class Link:
     _script: Any = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._script = self.client.register_script(load_source())
+        self._script = self.client.register_script(SOURCE)
 
     async def perform(
         self, operations: Sequence[Operation[Any]], *, listening: bool = False, limit: float = CALL_LIMIT
@@ -141,7 +141,7 @@ class Link:
         Raises:
             QueueError: The call failed; whether it was done may be unknown.
         """
-        words = [operation.words for operation in operations]
+        words = [(HOMES[operation.words[0]], *operation.words) for operation in operations]
         seed = random.getrandbits(31)
         request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, words))
         try:

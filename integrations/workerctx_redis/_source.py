@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Final
-
-import msgspec
 
 from workerctx.queue.model import DELIVERY_MARGIN, ERROR_HISTORY
 from workerctx.queue.retry import DEFAULT_RETRY
@@ -17,21 +16,30 @@ AT_ONCE: Final = 1000
 STAGED_FOR: Final = 300
 """Seconds after which the parts of a large batch vanish whose sender has vanished."""
 
-_PARTS: Final = ("base", "ending", "enqueue", "claim", "finish", "steer", "look", "companions", "main")
+_ROOMS: Final = ("enqueue", "claim", "finish", "steer", "look", "companions")
+
+_SETTINGS: Final = f"""local settings = {{
+  at_once = {AT_ONCE}, staged_for = {STAGED_FOR}, delivery_margin = {DELIVERY_MARGIN},
+  error_history = {ERROR_HISTORY}, by_user = '{BY_USER}', retry = {{
+    backoff = 'exponential', base = {DEFAULT_RETRY.base}, cap = {DEFAULT_RETRY.cap},
+    jitter = {str(DEFAULT_RETRY.jitter).lower()},
+  }},
+}}
+"""
 
 
-def load_source() -> str:
-    """Return the script."""
-    settings = msgspec.json.encode(
-        {
-            "at_once": AT_ONCE,
-            "staged_for": STAGED_FOR,
-            "delivery_margin": DELIVERY_MARGIN,
-            "error_history": ERROR_HISTORY,
-            "retry": DEFAULT_RETRY,
-            "by_user": BY_USER,
-        }
-    ).decode()
-    folder = files("workerctx_redis") / "lua"
-    parts = [(folder / f"{name}.lua").read_text("utf-8") for name in _PARTS]
-    return f"local settings = cjson.decode([==[{settings}]==])\n" + "\n".join(parts)
+def _read(name: str) -> str:
+    return (files("workerctx_redis") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+def _load() -> tuple[str, dict[str, str]]:
+    texts = {name: _read(name) for name in _ROOMS}
+    rooms = [f"rooms.{name} = function()\n{text}end\n" for name, text in texts.items()]
+    homes = {
+        action: name for name, text in texts.items() for action in re.findall(r"^(?:function )?actions\.(\w+)", text, re.M)
+    }
+    return "\n".join([_SETTINGS, _read("base"), _read("ending"), *rooms, _read("main")]), homes
+
+
+SOURCE, HOMES = _load()
+"""The script, and in which of its rooms each action is."""

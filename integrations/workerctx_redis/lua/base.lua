@@ -238,11 +238,9 @@ end
 -- Store a change that leaves a job where it stands.
 local function amend(job) changed[job.id] = job end
 
--- Bring a job into a state; what it stands for there is set already, except where it leaves.
-local function move(job, state, apply)
-  leave(job)
+-- Bring a job that has left its place into a state, with the times and counts that it has now.
+local function arrive(job, state)
   local was_final = FINAL[job.state]
-  if apply then apply(job) end
   job.state, job.is_ready = state, nil
   enter(job)
   if job.unique_key and was_final ~= FINAL[state] then
@@ -309,4 +307,20 @@ local function tell(word, job, ...)
   end
 end
 
-local actions = {}
+local function as_set(list)
+  if not list then return nil end
+  local set = {}
+  for _, item in ipairs(list) do set[item] = true end
+  return set
+end
+
+-- What can be asked for. Most calls need one room of the house only, so each is furnished when it is needed: making
+-- functions is what costs most in a small call. `shared` holds what one room lends to others.
+local rooms, actions, shared = {}, {}, {}
+
+local function enter_room(name)
+  if rooms[name] then
+    rooms[name]()
+    rooms[name] = nil
+  end
+end

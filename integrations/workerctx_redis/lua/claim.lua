@@ -7,13 +7,6 @@ local function has_all(offered, required)
   return true
 end
 
-local function as_set(list)
-  if not list then return nil end
-  local set = {}
-  for _, item in ipairs(list) do set[item] = true end
-  return set
-end
-
 local function fits(group, kinds, labels, room)
   return (not kinds or kinds[group.kind]) and room[group.kind] ~= 0 and has_all(labels, group.labels)
 end
@@ -136,42 +129,13 @@ end
 
 local function grant(job, wanted)
   job.is_ready = true
-  move(job, 'running', function()
-    job.attempt = job.attempt + (wanted.began and 1 or 0)
-    job.deliveries = job.deliveries + 1
-    job.lease, job.worker, job.began = wanted.token, wanted.worker, wanted.began and 1 or nil
-    job.claimed_at, job.cancel, job.lease_expires = now, nil, now + wanted.ttl
-  end)
+  leave(job)
+  job.attempt = job.attempt + (wanted.began and 1 or 0)
+  job.deliveries = job.deliveries + 1
+  job.lease, job.worker, job.began = wanted.token, wanted.worker, wanted.began and 1 or nil
+  job.claimed_at, job.cancel, job.lease_expires = now, nil, now + wanted.ttl
+  arrive(job, 'running')
   tell('started', job, wanted.worker, job.lease, job.attempt + (wanted.began and 0 or 1))
-end
-
--- The results of the jobs that this one depends on.
-local function upstream(job)
-  if not job.parents then return false end
-  local outputs, parents = {}, parents_of(job)
-  load_all(parents)
-  for _, id in ipairs(parents) do
-    local parent = load(id)
-    if parent and parent.state == 'succeeded' then insert(outputs, { id, hget(RESULTS, id) or 'null' }) end
-  end
-  return outputs
-end
-
--- Jobs as they are handed to a caller; their records must have been written.
-local function shown(ids)
-  local payloads, options = hmget(PAYLOADS, ids), hmget(OPTIONS, ids)
-  local results, errors, progress = hmget(RESULTS, ids), hmget(ERRORS, ids), hmget(PROGRESS, ids)
-  local found = {}
-  for index, id in ipairs(ids) do
-    local job = jobs[id]
-    job.options = options[index]
-    group_of(job.group)
-    found[index] = {
-      id, job.text, payloads[index] or '', options[index], errors[index], progress[index], results[index],
-      upstream(job),
-    }
-  end
-  return found
 end
 
 function actions.claim(wanted)

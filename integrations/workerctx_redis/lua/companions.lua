@@ -159,13 +159,14 @@ end
 
 -- Move schedules on, each only if nobody else has, and add the jobs of their ticks.
 function actions.fire(fired)
+  enter_room('enqueue')
   local outcomes = {}
   for _, fire in ipairs(fired) do
     local name, seen, due, last, texts, rows = unpack(fire)
     local found = schedule(name)
     if found and found[3] and found[4] == seen then
       set_times(name, true, due, last)
-      local added = add_all(texts, rows)
+      local added = shared.add_all(texts, rows)
       for _, outcome in ipairs(added[2]) do insert(outcomes, { name, outcome[1], outcome[2] }) end
       flush()
     end

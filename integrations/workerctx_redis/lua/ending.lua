@@ -20,7 +20,9 @@ end
 
 local function end_as(job, state)
   forget(job)
-  move(job, state, function() job.finished_at, job.lease, job.began, job.cancel = now, nil, nil, nil end)
+  leave(job)
+  job.finished_at, job.lease, job.began, job.cancel = now, nil, nil, nil
+  arrive(job, state)
 end
 
 local function cancel(job, reason)
@@ -36,9 +38,9 @@ local function die(job, error)
 end
 
 local function wait_until(job, run_at)
-  move(job, 'waiting', function()
-    job.run_at, job.lease, job.worker, job.began, job.cancel = run_at, nil, nil, nil, nil
-  end)
+  leave(job)
+  job.run_at, job.lease, job.worker, job.began, job.cancel = run_at, nil, nil, nil, nil
+  arrive(job, 'waiting')
 end
 
 -- Let the jobs that wait for these go on, or cancel them, generation after generation. A crowd is dealt with in
@@ -60,7 +62,9 @@ local function settle(ends)
         else
           child.parents = child.parents - 1
           if child.parents <= 0 then
-            move(child, 'waiting', function() child.run_at = max(child.run_at, now) end)
+            leave(child)
+            child.run_at = max(child.run_at, now)
+            arrive(child, 'waiting')
             tell('ready', child)
           else
             amend(child)
@@ -75,7 +79,7 @@ local function settle(ends)
 end
 
 -- Deal with a part of what earlier calls left over.
-function actions.settle()
+local function settle_rest()
   local ends = {}
   for _ = 1, 10 do
     local text = call('LPOP', SETTLING)
@@ -98,4 +102,48 @@ local function cancel_expired(ends)
       insert(ends, end_of(job))
     end
   end
+end
+
+-- Rate limits -------------------------------------------------------------------------------------------------
+
+local LIMITS = ns .. ':limits'
+
+local function drain(scope, retry_after)
+  local text = call('HGET', LIMITS, scope)
+  if not text then return false end
+  local capacity, per, tat = unpack(cjson.decode(text))
+  local target = now + retry_after + floor(per * 1000000 * (capacity - 1) / capacity)
+  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, max(tat, target)))
+  return true
+end
+
+-- Showing jobs -----------------------------------------------------------------------------------------------
+
+-- The results of the jobs that this one depends on.
+local function upstream(job)
+  if not job.parents then return false end
+  local outputs, parents = {}, parents_of(job)
+  load_all(parents)
+  for _, id in ipairs(parents) do
+    local parent = load(id)
+    if parent and parent.state == 'succeeded' then insert(outputs, { id, hget(RESULTS, id) or 'null' }) end
+  end
+  return outputs
+end
+
+-- Jobs as they are handed to a caller; their records must have been written.
+local function shown(ids)
+  local payloads, options = hmget(PAYLOADS, ids), hmget(OPTIONS, ids)
+  local results, errors, progress = hmget(RESULTS, ids), hmget(ERRORS, ids), hmget(PROGRESS, ids)
+  local found = {}
+  for index, id in ipairs(ids) do
+    local job = jobs[id]
+    job.options = options[index]
+    group_of(job.group)
+    found[index] = {
+      id, job.text, payloads[index] or '', options[index], errors[index], progress[index], results[index],
+      upstream(job),
+    }
+  end
+  return found
 end

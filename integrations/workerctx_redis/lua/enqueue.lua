@@ -109,7 +109,7 @@ local function add_all(texts, rows)
   return { 'added', outcomes }
 end
 
-actions.enqueue = add_all
+actions.enqueue, shared.add_all = add_all, add_all
 
 -- A large batch comes in parts, kept under a key of its own until the last one.
 function actions.stage(token, texts, rows)

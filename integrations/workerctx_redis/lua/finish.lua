@@ -48,17 +48,6 @@ local function give_back(job, run_at)
   tell('snoozed', job, run_at)
 end
 
-local LIMITS = ns .. ':limits'
-
-local function drain(scope, retry_after)
-  local text = call('HGET', LIMITS, scope)
-  if not text then return false end
-  local capacity, per, tat = unpack(cjson.decode(text))
-  local target = now + retry_after + floor(per * 1000000 * (capacity - 1) / capacity)
-  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, max(tat, target)))
-  return true
-end
-
 local finishes = {}
 
 function finishes.complete(job, outputs)
@@ -102,6 +91,7 @@ actions.finish = finish_all
 
 function actions.finish_and_claim(list, began, wanted)
   local outcomes = finish_all(list, began)
+  enter_room('claim')
   return { outcomes, actions.claim(wanted) }
 end
 
@@ -131,7 +121,7 @@ end
 
 -- Take jobs from leases that ran out, and cancel those whose time to run by has passed.
 function actions.reap()
-  actions.settle()
+  settle_rest()
   local listened, told = listening, #events
   listening = true
   local expired = call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. format('%.0f', now), 'LIMIT', 0, settings.at_once)
@@ -162,3 +152,5 @@ function actions.reap()
   end
   return { mine, #expired >= settings.at_once }
 end
+
+actions.settle = settle_rest

@@ -2,7 +2,8 @@
 
 local results = {}
 for index, operation in ipairs(request[5]) do
-  local result = actions[operation[1]](unpack(operation, 2, 7))
+  enter_room(operation[1])
+  local result = actions[operation[2]](unpack(operation, 3, 8))
   flush()
   if result == nil then result = false end
   results[index] = result

@@ -85,12 +85,12 @@ function actions.retry(id)
     end
   end
   hset(RESULTS, id, false)
-  move(job, waiting > 0 and 'blocked' or 'waiting', function()
-    job.attempt, job.deliveries, job.run_at = 0, 0, now
-    job.claimed_at, job.finished_at, job.worker, job.lease, job.began, job.cancel = nil, nil, nil, nil, nil, nil
-    job.parents = job.parents and waiting
-    if job.expires_at and job.expires_at <= now then job.expires_at = nil end
-  end)
+  leave(job)
+  job.attempt, job.deliveries, job.run_at = 0, 0, now
+  job.claimed_at, job.finished_at, job.worker, job.lease, job.began, job.cancel = nil, nil, nil, nil, nil, nil
+  job.parents = job.parents and waiting
+  if job.expires_at and job.expires_at <= now then job.expires_at = nil end
+  arrive(job, waiting > 0 and 'blocked' or 'waiting')
   if waiting == 0 then tell('ready', job) end
   return { 'done' }
 end
