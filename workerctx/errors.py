@@ -212,6 +212,10 @@ class StoreDenied(QueueError):
     """The store does not accept the user, or does not allow it what is needed; trying again does not help."""
 
 
+class StoreUnsafe(QueueError):
+    """The store is set up in a way in which it may lose what it is given."""
+
+
 class StoreClosed(QueueError):
     """A store was used before it was opened or after it was closed."""
 

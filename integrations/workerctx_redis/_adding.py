@@ -82,13 +82,12 @@ def enqueue_part(part: Part, requests: Sequence[EnqueueRequest]) -> Operation[li
         ("enqueue", part.texts, part.rows),
         lambda answer: _outcomes(answer, requests),
         grows=True,
-        weight=part.weight,
     )
 
 
 def stage(token: str, part: Part) -> Operation[None]:
     """Keep a part of a batch until the batch is published."""
-    return attrs.evolve(done("stage", token, part.texts, part.rows), grows=True, weight=part.weight)
+    return attrs.evolve(done("stage", token, part.texts, part.rows), grows=True)
 
 
 def publish(token: str, count: int, requests: Sequence[EnqueueRequest]) -> Operation[list[EnqueueOutcome]]:

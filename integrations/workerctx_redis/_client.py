@@ -15,7 +15,7 @@ from coredis.connection import TCPLocation
 from coredis.retry import NoRetryPolicy
 
 from workerctx_redis._failures import explain
-from workerctx_redis._source import HOMES, SOURCE
+from workerctx_redis._source import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 CONNECT_LIMIT: Final = 5.0
 """Seconds for making a connection."""
-
-CALL_LIMIT: Final = 15.0
-"""Seconds for an answer; afterwards the connection is closed."""
 
 # What the driver would log are the failures that its caller gets as exceptions, with their traceback.
 logging.getLogger("coredis").addHandler(logging.NullHandler())
@@ -75,7 +72,7 @@ async def open_client(endpoint: Endpoint) -> AsyncGenerator[Client]:
     common: dict[str, Any] = {
         "username": endpoint.username,
         "password": endpoint.password,
-        "connect_timeout": CONNECT_LIMIT,
+        "connect_timeout": min(CONNECT_LIMIT, endpoint.timeout),
     }
     if endpoint.tls is not None:
         common["ssl_context"] = endpoint.tls
@@ -129,23 +126,23 @@ class Link:
         self._script = self.client.register_script(SOURCE)
 
     async def perform(
-        self, operations: Sequence[Operation[Any]], *, listening: bool = False, limit: float = CALL_LIMIT
+        self, operations: Sequence[Operation[Any]], *, listening: bool = False, limit: float = 0.0
     ) -> Reply:
         """Do operations in one atomic call.
 
         Args:
             operations: What to do, in this order.
             listening: Whether to tell what happened.
-            limit: Seconds to wait for the answer.
+            limit: Seconds to wait for the answer, if that is longer than usual.
 
         Raises:
             QueueError: The call failed; whether it was done may be unknown.
         """
-        words = [(HOMES[operation.words[0]], *operation.words) for operation in operations]
+        encoded = [msgspec.Raw(operation.encoded) for operation in operations]
         seed = random.getrandbits(31)
-        request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, words))
+        request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, encoded))
         try:
-            with anyio.fail_after(limit):
+            with anyio.fail_after(max(limit, self._endpoint.timeout)):
                 answer = await self._script(keys=[self._prefix], args=[request])
         except Exception as exc:
             error = explain(exc, self._endpoint)

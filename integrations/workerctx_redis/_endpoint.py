@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
     from workerctx.queue.connect import StoreURL
 
 _TLS_OPTIONS: Final = frozenset({"tls_ca", "tls_cert", "tls_key", "tls_hostname"})
+_COMMON: Final = frozenset({"prefix", "timeout"})
 _OPTIONS: Final = {
-    "redis": frozenset({"prefix"}),
-    "rediss": _TLS_OPTIONS | {"prefix"},
-    "redis+unix": frozenset({"db", "prefix"}),
-    "redis+cluster": _TLS_OPTIONS | {"tls", "prefix"},
-    "redis+sentinel": _TLS_OPTIONS | {"tls", "db", "prefix", "sentinel_username", "sentinel_password"},
+    "redis": _COMMON,
+    "rediss": _COMMON | _TLS_OPTIONS,
+    "redis+unix": _COMMON | {"db"},
+    "redis+cluster": _COMMON | _TLS_OPTIONS | {"tls"},
+    "redis+sentinel": _COMMON | _TLS_OPTIONS | {"tls", "db", "sentinel_username", "sentinel_password"},
 }
 _PORTS: Final = {"redis+sentinel": 26379}
 _DEFAULT_PORT: Final = 6379
@@ -41,6 +43,7 @@ class Endpoint:
         sentinel_username: For the sentinels.
         sentinel_password: For the sentinels.
         tls: How to encrypt; None for plain connections.
+        timeout: Seconds to wait for an answer.
     """
 
     scheme: str
@@ -54,6 +57,7 @@ class Endpoint:
     sentinel_username: str | None = None
     sentinel_password: str | None = attrs.field(default=None, repr=False)
     tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    timeout: float = 15.0
 
     @classmethod
     def parse(cls, url: StoreURL) -> Endpoint:
@@ -93,6 +97,7 @@ class Endpoint:
             password=unquote(password) or None,
             sentinel_username=options.get("sentinel_username"),
             sentinel_password=options.get("sentinel_password"),
+            timeout=_seconds(options.get("timeout", "15")),
             tls=_tls(options) if url.scheme == "rediss" or _is_true(options.get("tls", "no")) else None,
         )
 
@@ -119,6 +124,16 @@ def _prefix(text: str) -> str:
     if not text.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise InvalidRequest(f"the prefix of keys must be letters, digits, '-', '_' or '.', got {text!r}")
     return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"the timeout of a Redis URL is a number of seconds, got {text!r}")
+    return seconds
 
 
 def _is_true(text: str) -> bool:

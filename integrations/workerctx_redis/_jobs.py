@@ -115,7 +115,7 @@ class RedisJobs(JobQueueSkeleton):
 
     async def _set_progress(self, lease_id: str, stored: bytes) -> None:
         words = ("progress", split_lease(lease_id), stored.decode())
-        if not await self._line.call(Operation(words, _result, weight=len(stored))):
+        if not await self._line.call(Operation(words, _result)):
             raise LeaseLost(lease_id)
 
     async def reap_expired_leases(self) -> Sequence[JobEvent]:

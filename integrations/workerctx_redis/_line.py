@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import attrs
 
-from workerctx.errors import QueueError, SchemaError, StoreClosed, StoreUnavailable
+from workerctx.errors import QueueError, SchemaError, StoreClosed, StoreUnavailable, StoreUnsafe
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue.batching import MAX_BATCH, CallTaker
 from workerctx.queue.hand import DONE, PENDING, TAKEN, wake_all
-from workerctx_redis._client import CALL_LIMIT, Link, open_client
+from workerctx_redis._client import Link, open_client
 from workerctx_redis._failures import explain
 from workerctx_redis._operations import Answer, Operation, done
 
@@ -38,6 +39,7 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 """How many bytes share a call at most, unless one operation alone is larger."""
 
 _JOIN: Final = 2.0
+_REOPEN: Final = 0.5
 
 
 @attrs.define(eq=False)
@@ -79,11 +81,8 @@ class Line(CallTaker[Answer]):
             raise life.failure
         self._life = life
 
-    def close(self, timeout: float = CALL_LIMIT + _JOIN) -> None:
-        """Perform what was handed over, then close the connection and end the thread.
-
-        Args:
-            timeout: Seconds to wait for that.
+    def close(self) -> None:
+        """Perform what was handed over, then close the connection and end the thread; bounded by the URL's timeout.
 
         Threads: blocks; call it from a worker thread.
         """
@@ -93,7 +92,7 @@ class Line(CallTaker[Answer]):
             return
         life.closing = True
         life.latch.wake()
-        life.thread.join(timeout)
+        life.thread.join(self._endpoint.timeout + _JOIN)
 
     def post(self, call: Call[Any]) -> None:
         """Hand a call over without waiting for it.
@@ -127,13 +126,21 @@ class Line(CallTaker[Answer]):
         life.latch.wake()
 
     def _run(self, life: _Life) -> None:
-        try:
-            anyio.run(self._live, life)
-        except BaseException as exc:  # noqa: BLE001 - handed to whoever opens the line, or to those who wait
-            life.failure = explain(exc, self._endpoint)
-        finally:
-            self._end(life)
-            life.opened.set()
+        while True:
+            life.started = 0
+            try:
+                anyio.run(self._live, life)
+            except BaseException as exc:  # noqa: BLE001 - handed to whoever opens the line, or to those who wait
+                life.failure = explain(exc, self._endpoint)
+            if life.closing or not life.opened.is_set():
+                break
+            # The driver gave up as a whole, not just a call: who waits learns it, and who comes later finds a new one.
+            self._fail_waiting(life)
+            time.sleep(_REOPEN)
+        with self._lock:
+            life.ended = True
+        self._fail_waiting(life)
+        life.opened.set()
 
     async def _live(self, life: _Life) -> None:
         try:
@@ -143,8 +150,9 @@ class Line(CallTaker[Answer]):
                 life.opened.set()
                 async with anyio.create_task_group() as tasks:
                     while await self._turn(life, link):
-                        while life.tasks:
-                            tasks.start_soon(life.tasks.popleft(), link)
+                        for task in life.tasks[life.started :]:
+                            tasks.start_soon(task, link)
+                            life.started += 1
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first(group) from group
@@ -167,7 +175,7 @@ class Line(CallTaker[Answer]):
             while life.inbox and len(batch) < MAX_BATCH:
                 call = life.inbox[0]
                 if call.state == PENDING:
-                    weight += call.operation.weight
+                    weight += len(call.operation.encoded)
                     if batch and weight > MAX_BYTES:
                         break
                     call.state = TAKEN
@@ -177,7 +185,7 @@ class Line(CallTaker[Answer]):
 
     async def _perform(self, link: Link, calls: Sequence[Call[Any]]) -> None:
         operations: list[Operation[Any]] = [call.operation for call in calls]
-        limit = max(CALL_LIMIT, *(operation.limit for operation in operations))
+        limit = max(operation.limit for operation in operations)
         try:
             reply = await link.perform(operations, listening=self._is_heard(), limit=limit)
         except BaseException as exc:
@@ -191,7 +199,7 @@ class Line(CallTaker[Answer]):
         for call, result in zip(calls, reply.results, strict=True):
             try:
                 call.result = call.operation(Answer(result, self._groups, reply.now))
-            except QueueError as exc:
+            except Exception as exc:  # noqa: BLE001 - it is the caller's
                 call.error = exc
         self._tell(reply)
         self._finish(calls)
@@ -212,10 +220,9 @@ class Line(CallTaker[Answer]):
         for call in orphans:
             self._undo(call)
 
-    def _end(self, life: _Life) -> None:
-        """Fail what was handed over and will not be done any more."""
+    def _fail_waiting(self, life: _Life) -> None:
+        """Fail what was handed over and was not done."""
         with self._lock:
-            life.ended = True
             left = list(life.inbox)
             life.inbox.clear()
             for call in left:
@@ -228,8 +235,9 @@ class _Life:
 
     def __init__(self) -> None:
         self.inbox: deque[Call[Any]] = deque()
-        self.tasks: deque[Callable[[Link], Any]] = deque()
-        self.latch: Latch = Latch(lambda: bool(self.inbox or self.tasks or self.closing))
+        self.tasks: list[Callable[[Link], Any]] = []
+        self.started: int = 0
+        self.latch: Latch = Latch(lambda: bool(self.inbox or self.closing or self.started < len(self.tasks)))
         self.closing: bool = False
         self.ended: bool = False
         self.opened: threading.Event = threading.Event()
@@ -244,11 +252,15 @@ _UNKNOWN: Final = StoreUnavailable("the store was closed while a call hung; whet
 async def _check_version(link: Link) -> None:
     """Refuse data that a newer release has written."""
     reply = await link.perform([done("version", VERSION)])
-    found = reply.results[0]
+    found, policy = reply.results[0]
     if found > VERSION:
         raise SchemaError(
             f"the data of this namespace has version {found} and this release knows up to {VERSION}: "
             "upgrade workerctx, or use another namespace"
+        )
+    if policy.startswith("allkeys"):
+        raise StoreUnsafe(
+            f"Redis evicts jobs when it is full (maxmemory-policy {policy}): set its maxmemory-policy to noeviction"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
+import msgspec
 
 from workerctx.errors import (
     InvalidRequest,
@@ -20,6 +21,7 @@ from workerctx.queue.finish import CompleteLease, FailLease, ReleaseLease, Snooz
 from workerctx.queue.ids import new_id
 from workerctx.queue.sql.rows import to_micros
 from workerctx_redis._records import split_lease, to_claimed
+from workerctx_redis._source import HOMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from workerctx_redis._records import Groups
 
 R = TypeVar("R")
+
+_encode = msgspec.msgpack.Encoder().encode
 
 CLAIMED_AT_ONCE: Final = 10_000
 """How many jobs one claim gets at most, however many it asks for."""
@@ -59,15 +63,25 @@ class Operation(Generic[R]):
         words: The name of the action and its arguments.
         read: Makes sense of the answer.
         grows: Whether it takes up memory, so that a full server refuses it and spares what frees memory.
-        weight: About how many bytes it sends.
         limit: Seconds to wait for the answer, if that is more than usual.
+        encoded: The words, and in which room of the script the action is.
+
+    Raises:
+        InvalidRequest: A text among the words is none.
     """
 
     words: tuple[Any, ...]
     read: Callable[[Answer], R]
     grows: bool = False
-    weight: int = 0
     limit: float = 0.0
+    encoded: bytes = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            encoded = _encode((HOMES[self.words[0]], *self.words))
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise InvalidRequest(f"Redis cannot be sent what was passed: {exc}") from exc
+        object.__setattr__(self, "encoded", encoded)
 
     def __call__(self, answer: Answer) -> R:
         """Read the answer."""
@@ -97,7 +111,6 @@ def finish(finishes: Sequence[Finish], began: Collection[str]) -> Operation[list
     return Operation(
         ("finish", batch.words, [split_lease(lease) for lease in began]),
         lambda answer: batch.read(answer.result),
-        weight=batch.weight,
     )
 
 
@@ -110,7 +123,7 @@ def finish_one(how: Finish) -> Operation[None]:
         if error is not None:
             raise error
 
-    return Operation(("finish", batch.words, ()), read, weight=batch.weight)
+    return Operation(("finish", batch.words, ()), read)
 
 
 def finish_and_claim(
@@ -124,7 +137,7 @@ def finish_and_claim(
         return batch.read(outcomes), _claimed(order, answer, claimed)
 
     words = ("finish_and_claim", batch.words, [split_lease(lease) for lease in began], _wanted(order))
-    return Operation(words, read, weight=batch.weight)
+    return Operation(words, read)
 
 
 def give_back(claimed: Sequence[Claimed]) -> Operation[list[QueueError | None]] | None:
@@ -159,14 +172,13 @@ def _claimed(order: ClaimOrder, answer: Answer, result: Any) -> list[Claimed]:
 class _Finishes:
     """Finishes as the script wants them, without those that are refused at once."""
 
-    __slots__ = ("_finishes", "_outcomes", "_sent", "weight", "words")
+    __slots__ = ("_finishes", "_outcomes", "_sent", "words")
 
     def __init__(self, finishes: Sequence[Finish]) -> None:
         self._finishes = finishes
         self._outcomes: list[QueueError | None] = [None] * len(finishes)
         self._sent: list[int] = []
         self.words: list[tuple[Any, ...]] = []
-        self.weight = 0
         for place, how in enumerate(finishes):
             try:
                 transitions.check_finish(how)
@@ -175,8 +187,6 @@ class _Finishes:
                 continue
             self._sent.append(place)
             self.words.append(_finish_words(how))
-            if isinstance(how, CompleteLease):
-                self.weight += len(how.outputs_json)
 
     def read(self, problems: Sequence[Any]) -> list[QueueError | None]:
         """Return what went wrong with each."""

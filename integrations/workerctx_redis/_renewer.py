@@ -10,7 +10,6 @@ import attrs
 from workerctx.errors import StoreClosed, StoreUnavailable
 from workerctx.queue.finish import check_ttl
 from workerctx.queue.hand import Call
-from workerctx_redis._client import CALL_LIMIT
 from workerctx_redis._jobs import renewal
 
 if TYPE_CHECKING:
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from workerctx.queue.model import Renewed
     from workerctx_redis._line import Line
 
-_PATIENCE: Final = 2 * CALL_LIMIT
+_GRACE: Final = 2.0
+"""Seconds beyond the line's own limit."""
 
 
 @attrs.define(eq=False)
@@ -31,6 +31,7 @@ class RedisRenewer:
     """
 
     _make_line: Callable[[], Line]
+    _timeout: float
     _line: Line | None = attrs.field(default=None, init=False)
 
     def __enter__(self) -> Self:
@@ -53,7 +54,7 @@ class RedisRenewer:
             (self._line or self._open()).post(call)
         except StoreClosed:
             self._open().post(call)
-        if not answered.wait(_PATIENCE):
+        if not answered.wait(2 * self._timeout + _GRACE):
             raise StoreUnavailable("the store did not answer in time; whether the leases were renewed is unknown")
         if call.error is not None:
             raise call.error

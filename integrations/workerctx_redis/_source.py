@@ -36,7 +36,9 @@ def _load() -> tuple[str, dict[str, str]]:
     texts = {name: _read(name) for name in _ROOMS}
     rooms = [f"rooms.{name} = function()\n{text}end\n" for name, text in texts.items()]
     homes = {
-        action: name for name, text in texts.items() for action in re.findall(r"^(?:function )?actions\.(\w+)", text, re.M)
+        action: name
+        for name, text in texts.items()
+        for action in re.findall(r"^(?:function )?actions\.(\w+)", text, re.MULTILINE)
     }
     return "\n".join([_SETTINGS, _read("base"), _read("ending"), *rooms, _read("main")]), homes
 

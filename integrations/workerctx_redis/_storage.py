@@ -102,7 +102,7 @@ class RedisStorage:
         """
         if not self._is_open:
             raise StoreClosed('the store is not open: use it inside "async with"')
-        return RedisRenewer(lambda: self._make_line("workerctx-redis-leases"))
+        return RedisRenewer(lambda: self._make_line("workerctx-redis-leases"), self._endpoint.timeout)
 
     async def now(self) -> float:
         """Return the store's time, in seconds since the epoch."""

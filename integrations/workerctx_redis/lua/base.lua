@@ -82,7 +82,10 @@ local groups, named = {}, {}
 
 local function as_group(number, text)
   local queue, kind, labels = unpack(cjson.decode(text))
-  local group = { number = number, queue = queue, kind = kind, labels = labels, text = text }
+  local group = {
+    number = number, queue = queue, kind = kind, labels = labels, text = text,
+    ready = key('ready', number), later = key('later', number),
+  }
   groups[number] = group
   return group
 end
@@ -116,17 +119,31 @@ end
 
 local function parse(id, text)
   local r = cjson.decode(text)
-  return {
+  local job = {
     id = id, text = text, state = r[1], group = r[2], priority = r[3], run_at = r[4], created_at = r[5],
-    attempt = r[6], max_attempts = r[7], deliveries = r[8], parents = some(r[9]), expires_at = some(r[10]),
-    unique_key = some(r[11]), workflow = some(r[12]), tenant = some(r[13]), lease = some(r[14]),
-    worker = some(r[15]), began = some(r[16]), claimed_at = some(r[17]), finished_at = some(r[18]),
-    cancel = some(r[19]),
+    attempt = r[6], max_attempts = r[7], deliveries = r[8],
   }
+  if r[9] ~= nil then
+    job.parents, job.expires_at, job.unique_key = some(r[9]), some(r[10]), some(r[11])
+    job.workflow, job.tenant, job.lease, job.worker = some(r[12]), some(r[13]), some(r[14]), some(r[15])
+    job.began, job.claimed_at, job.finished_at, job.cancel = some(r[16]), some(r[17]), some(r[18]), some(r[19])
+  end
+  return job
 end
 
 local function whole(value) return value and format('%.0f', value) or 'null' end
-local function quoted(value) return value and cjson.encode(value) or 'null' end
+
+-- Jobs that are claimed together share their words.
+local words = {}
+local function quoted(value)
+  if not value then return 'null' end
+  local word = words[value]
+  if not word then
+    word = cjson.encode(value)
+    words[value] = word
+  end
+  return word
+end
 
 -- The stored form of a job: a JSON array without the nulls at its end.
 local function encode(job)
@@ -188,8 +205,12 @@ local function later_place(priority, id) return format('%010d', priority + 21474
 local ready, ready_anywhere, finished = {}, false, false
 
 local function count(job, by)
-  local field = job.state .. ' ' .. group_of(job.group).queue
-  counted[field] = (counted[field] or 0) + by
+  local states = counted[job.group]
+  if not states then
+    states = {}
+    counted[job.group] = states
+  end
+  states[job.state] = (states[job.state] or 0) + by
 end
 
 -- A job that has become due is queued, whether or not a claim has come by.
@@ -201,10 +222,11 @@ end
 local function is_waiting(job) return job.state == 'waiting' or job.state == 'blocked' end
 
 local function leave(job)
-  local state, group = job.state, job.group
+  local state = job.state
   if state == 'waiting' then
-    zset(key('ready', group), ready_place(job.run_at, job.id), false)
-    if not job.is_ready then zset(key('later', group), later_place(job.priority, job.id), false) end
+    local group = group_of(job.group)
+    zset(group.ready, job.place or ready_place(job.run_at, job.id), false)
+    if not job.place then zset(group.later, later_place(job.priority, job.id), false) end
     touched[group] = true
   elseif state == 'running' then
     zset(LEASES, job.id, false)
@@ -216,15 +238,16 @@ local function leave(job)
 end
 
 local function enter(job)
-  local state, group = job.state, job.group
+  local state = job.state
   if state == 'waiting' then
+    local group = group_of(job.group)
     if job.run_at <= now then
-      zset(key('ready', group), ready_place(job.run_at, job.id), -job.priority)
+      zset(group.ready, ready_place(job.run_at, job.id), -job.priority)
     else
-      zset(key('later', group), later_place(job.priority, job.id), job.run_at)
+      zset(group.later, later_place(job.priority, job.id), job.run_at)
     end
     touched[group] = true
-    ready[group_of(group).queue] = true
+    ready[group.queue] = true
   elseif state == 'running' then
     zset(LEASES, job.id, job.lease_expires)
   elseif FINAL[state] then
@@ -241,7 +264,7 @@ local function amend(job) changed[job.id] = job end
 -- Bring a job that has left its place into a state, with the times and counts that it has now.
 local function arrive(job, state)
   local was_final = FINAL[job.state]
-  job.state, job.is_ready = state, nil
+  job.state, job.place = state, nil
   enter(job)
   if job.unique_key and was_final ~= FINAL[state] then
     hset(UNIQUE, job.unique_key, not FINAL[state] and job.id)
@@ -265,32 +288,35 @@ local function single(list, member) list[#list + 1] = member end
 
 -- Note which groups have something ready, and when the next job of each is due.
 local function mind_groups()
-  for number in pairs(touched) do
-    local queue = group_of(number).queue
-    if call('EXISTS', key('ready', number)) == 1 then
-      call('SADD', key('live', queue), number)
+  for group in pairs(touched) do
+    local live, due = key('live', group.queue), key('due', group.queue)
+    call(call('EXISTS', group.ready) == 1 and 'SADD' or 'SREM', live, group.number)
+    local first = call('ZRANGE', group.later, 0, 0, 'WITHSCORES')[2]
+    if first then
+      call('ZADD', due, first, group.number)
     else
-      call('SREM', key('live', queue), number)
-    end
-    local first = call('ZRANGE', key('later', number), 0, 0, 'WITHSCORES')
-    if first[2] then
-      call('ZADD', key('due', queue), first[2], number)
-    else
-      call('ZREM', key('due', queue), number)
+      call('ZREM', due, group.number)
     end
   end
 end
 
 local function flush()
-  for id, job in pairs(changed) do hset(JOBS, id, encode(job)) end
+  if next(changed) then
+    local records = hashes[JOBS] or {}
+    hashes[JOBS] = records
+    for id, job in pairs(changed) do records[id] = encode(job) end
+  end
   remove_from(zsets, 'ZREM')
   remove_from(sets, 'SREM')
   remove_from(hashes, 'HDEL')
   add_to(hashes, 'HSET', pair_value)
   add_to(zsets, 'ZADD', pair_score)
   add_to(sets, 'SADD', single)
-  for field, by in pairs(counted) do
-    if by ~= 0 and call('HINCRBY', COUNTS, field, by) == 0 then call('HDEL', COUNTS, field) end
+  for number, states in pairs(counted) do
+    for state, by in pairs(states) do
+      local field = state .. ' ' .. group_of(number).queue
+      if by ~= 0 and call('HINCRBY', COUNTS, field, by) == 0 then call('HDEL', COUNTS, field) end
+    end
   end
   mind_groups()
   hashes, zsets, sets, counted, touched, changed = {}, {}, {}, {}, {}, {}

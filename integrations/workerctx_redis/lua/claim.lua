@@ -13,7 +13,7 @@ end
 
 -- Let jobs that have become due stand among those that are ready.
 local function promote(group)
-  local from, to = key('later', group.number), key('ready', group.number)
+  local from, to = group.later, group.ready
   local due = call('ZRANGEBYSCORE', from, '-inf', now, 'WITHSCORES', 'LIMIT', 0, settings.at_once)
   if #due == 0 then return end
   for index = 1, #due, 2 do
@@ -21,7 +21,7 @@ local function promote(group)
     zset(from, place, false)
     zset(to, ready_place(run_at, string.sub(place, 11)), 2147483648 - tonumber(string.sub(place, 1, 10)))
   end
-  touched[group.number] = true
+  touched[group] = true
   flush()
 end
 
@@ -54,7 +54,7 @@ local function line_of(queue, kinds, labels, room, limit)
     if fits(group, kinds, labels, room) then insert(fitting, group) end
   end
   local window = min(limit, max(16, floor(limit / max(#fitting, 1)) + 1))
-  for _, group in ipairs(fitting) do group.places = places(key('ready', group.number), window) end
+  for _, group in ipairs(fitting) do group.places = places(group.ready, window) end
   local line = {}
   -- Find the best job that is left; return whether there is one.
   function line.look()
@@ -75,38 +75,42 @@ local function line_of(queue, kinds, labels, room, limit)
     local group = line.group
     group.places.pass()
     line.group = nil
-    return string.sub(line.place, 19), group
+    return string.sub(line.place, 19), group, line.place
   end
   return line
 end
 
 -- Smooth weighted round robin over the queues that have something to give.
 local function whose_turn(lines, turns)
-  if #lines == 1 then return lines[1] end
-  local total, chosen = 0, nil
+  if #lines == 1 then return lines[1].look() and lines[1] end
+  local open, total, chosen = 0, 0, nil
   for _, line in ipairs(lines) do
-    local weight = turns.weights[line.number]
-    total = total + weight
-    turns.credit[line.number] = turns.credit[line.number] + weight
-    if not chosen or turns.credit[line.number] > turns.credit[chosen.number] then chosen = line end
+    if line.look() then open = open + 1 end
   end
-  turns.credit[chosen.number] = turns.credit[chosen.number] - total
+  for _, line in ipairs(lines) do
+    if line.group then
+      if open == 1 then return line end
+      local weight = turns.weights[line.number]
+      total = total + weight
+      turns.credit[line.number] = turns.credit[line.number] + weight
+      if not chosen or turns.credit[line.number] > turns.credit[chosen.number] then chosen = line end
+    end
+  end
+  if chosen then turns.credit[chosen.number] = turns.credit[chosen.number] - total end
   return chosen
 end
 
 local function take_turns(lines, turns, room, limit)
-  local ids = {}
+  local ids, found_at = {}, {}
   while #ids < limit do
-    local open = {}
-    for _, line in ipairs(lines) do
-      if line.look() then open[#open + 1] = line end
-    end
-    if #open == 0 then break end
-    local id, group = whose_turn(open, turns).take()
+    local line = whose_turn(lines, turns)
+    if not line then break end
+    local id, group, place = line.take()
     ids[#ids + 1] = id
+    found_at[#ids] = place
     if room[group.kind] then room[group.kind] = room[group.kind] - 1 end
   end
-  return ids
+  return ids, found_at
 end
 
 local function is_paused(queue)
@@ -128,7 +132,6 @@ local function is_fit(job, ends)
 end
 
 local function grant(job, wanted)
-  job.is_ready = true
   leave(job)
   job.attempt = job.attempt + (wanted.began and 1 or 0)
   job.deliveries = job.deliveries + 1
@@ -141,7 +144,7 @@ end
 function actions.claim(wanted)
   local kinds, labels, room = as_set(wanted.kinds), as_set(wanted.labels), wanted.room
   local turns = { weights = wanted.weights, credit = wanted.credit }
-  local granted, ends, left = {}, {}, settings.at_once
+  local granted, ends, left, are_new = {}, {}, settings.at_once, true
   while #granted < wanted.limit and left > 0 do
     local lines = {}
     for number, queue in ipairs(wanted.queues) do
@@ -151,15 +154,17 @@ function actions.claim(wanted)
         insert(lines, line)
       end
     end
-    local ids = take_turns(lines, turns, room, wanted.limit - #granted)
+    local ids, found_at = take_turns(lines, turns, room, wanted.limit - #granted)
     if #ids == 0 then break end
     load_all(ids)
     local unfit = 0
-    for _, id in ipairs(ids) do
+    for index, id in ipairs(ids) do
       local job = load(id)
+      job.place = found_at[index]
       if is_fit(job, ends) then
         grant(job, wanted)
         insert(granted, id)
+        are_new = are_new and job.deliveries == 1
       else
         unfit = unfit + 1
         local kind = group_of(job.group).kind
@@ -173,5 +178,5 @@ function actions.claim(wanted)
   end
   settle(ends)
   flush()
-  return { shown(granted), turns.credit }
+  return { shown(granted, are_new), turns.credit }
 end

@@ -11,7 +11,10 @@ end
 function actions.version(current)
   local found = call('HGET', ns .. ':meta', 'version')
   if not found then call('HSET', ns .. ':meta', 'version', current) end
-  return tonumber(found or current)
+  -- Some users may not ask; then what the server does when it is full is not known.
+  local info = redis.pcall('INFO', 'memory')
+  local policy = type(info) == 'string' and string.match(info, 'maxmemory_policy:([%w-]+)') or ''
+  return { tonumber(found or current), policy }
 end
 
 function actions.wake(queue)
