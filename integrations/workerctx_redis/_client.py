@@ -11,14 +11,26 @@ import anyio
 import attrs
 import coredis
 import msgspec
-from coredis.connection import TCPLocation
+from anyio import TASK_STATUS_IGNORED
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from coredis.connection import (
+    BaseConnection,
+    TCPConnection,
+    TCPLocation,
+    UnixDomainSocketConnection,
+    UnixDomainSocketLocation,
+)
+from coredis.pool import ConnectionPool
 from coredis.retry import NoRetryPolicy
 
+from workerctx.errors import StoreBusy, StoreDenied, StoreFull
 from workerctx_redis._failures import explain
 from workerctx_redis._source import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from anyio.abc import ByteStream, TaskStatus
 
     from workerctx_redis._endpoint import Endpoint
     from workerctx_redis._operations import Operation
@@ -68,6 +80,7 @@ def channel(prefix: str, endpoint: Endpoint) -> str:
 @asynccontextmanager
 async def open_client(endpoint: Endpoint) -> AsyncGenerator[Client]:
     """Yield a client; it repeats nothing by itself, for nobody knows whether a call that failed was done."""
+    await _knock(endpoint)
     client: Client
     common: dict[str, Any] = {
         "username": endpoint.username,
@@ -86,13 +99,67 @@ async def open_client(endpoint: Endpoint) -> AsyncGenerator[Client]:
         client = coredis.RedisCluster(
             startup_nodes=nodes, ssl=endpoint.tls is not None, decode_responses=False, **common
         )
-    elif endpoint.scheme == "redis+unix":
-        client = coredis.Redis(db=endpoint.db, unix_socket_path=endpoint.path, decode_responses=False, **common)
     else:
-        ((host, port),) = endpoint.hosts
-        client = coredis.Redis(host, port, endpoint.db, decode_responses=False, **common)
+        policy = common.pop("retry_policy")
+        client = coredis.Redis(connection_pool=_pool(endpoint, common), decode_responses=False, retry_policy=policy)
     async with client:
         yield client
+
+
+def _pool(endpoint: Endpoint, common: dict[str, Any]) -> ConnectionPool[Any]:
+    if endpoint.path:
+        return ConnectionPool(
+            connection_class=_UnixConnection, location=UnixDomainSocketLocation(endpoint.path), db=endpoint.db, **common
+        )
+    location = TCPLocation(*endpoint.hosts[0])
+    return ConnectionPool(connection_class=_TCPConnection, location=location, db=endpoint.db, **common)
+
+
+class _TCPConnection(TCPConnection):
+    """One that closes its buffers when it cannot be made, too."""
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        try:
+            await super().run(task_status=task_status)
+        finally:
+            _close_buffers(self)
+
+
+class _UnixConnection(UnixDomainSocketConnection):
+    """One that closes its buffers when it cannot be made, too."""
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        try:
+            await super().run(task_status=task_status)
+        finally:
+            _close_buffers(self)
+
+
+def _close_buffers(connection: BaseConnection) -> None:
+    for value in vars(connection).values():
+        if isinstance(value, (MemoryObjectReceiveStream, MemoryObjectSendStream)):
+            value.close()
+
+
+async def _knock(endpoint: Endpoint) -> None:
+    """Find out whether anybody is there, for a short and clear error if not.
+
+    Raises:
+        OSError: Nobody is.
+        TimeoutError: Nobody answers.
+    """
+    with anyio.fail_after(endpoint.timeout):
+        if endpoint.path:
+            stream: ByteStream = await anyio.connect_unix(endpoint.path)
+        elif len(endpoint.hosts) == 1 and endpoint.tls is None:
+            stream = await anyio.connect_tcp(*endpoint.hosts[0])
+        elif len(endpoint.hosts) == 1:
+            stream = await anyio.connect_tcp(
+                *endpoint.hosts[0], tls=True, ssl_context=endpoint.tls, tls_standard_compatible=False
+            )
+        else:
+            return
+    await stream.aclose()
 
 
 def _sentinels(endpoint: Endpoint, common: dict[str, Any]) -> coredis.Sentinel[bytes]:
@@ -112,6 +179,11 @@ def _sentinels(endpoint: Endpoint, common: dict[str, Any]) -> coredis.Sentinel[b
 class Link:
     """The script of one namespace, called through a client.
 
+    Attributes:
+        client: The driver's.
+        groups: What is known of the groups of the namespace.
+        is_broken: Whether the client has to be thrown away, with all its connections.
+
     Threads: used on the loop of its client.
     """
 
@@ -120,7 +192,9 @@ class Link:
     _endpoint: Endpoint
     _prefix: str
     _origin: str
+    _note: Callable[[], object] = bool
     _script: Any = attrs.field(init=False)
+    is_broken: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._script = self.client.register_script(SOURCE)
@@ -146,9 +220,15 @@ class Link:
                 answer = await self._script(keys=[self._prefix], args=[request])
         except Exception as exc:
             error = explain(exc, self._endpoint)
-            # A connection to a server that hangs, or that may not be written to any more, is not trusted again.
-            self.client.connection_pool.disconnect()
+            if not isinstance(error, (StoreBusy, StoreFull, StoreDenied)):
+                # A connection to a server that hangs, or that may not be written to any more, is not trusted again.
+                self.give_up()
             raise error from exc
         reply = _decode_reply(answer)
         self.groups.learn(reply.names)
         return reply
+
+    def give_up(self) -> None:
+        """Have the client thrown away; the driver's pool does not get over connections that were lost in use."""
+        self.is_broken = True
+        self._note()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -39,7 +38,9 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 """How many bytes share a call at most, unless one operation alone is larger."""
 
 _JOIN: Final = 2.0
-_REOPEN: Final = 0.5
+
+REOPEN: Final = 0.5
+"""Seconds between two attempts to reach a server that is gone, unless somebody calls."""
 
 
 @attrs.define(eq=False)
@@ -126,39 +127,46 @@ class Line(CallTaker[Answer]):
         life.latch.wake()
 
     def _run(self, life: _Life) -> None:
-        while True:
-            life.started = 0
-            try:
-                anyio.run(self._live, life)
-            except BaseException as exc:  # noqa: BLE001 - handed to whoever opens the line, or to those who wait
-                life.failure = explain(exc, self._endpoint)
-            if life.closing or not life.opened.is_set():
-                break
-            # The driver gave up as a whole, not just a call: who waits learns it, and who comes later finds a new one.
+        try:
+            anyio.run(self._live, life)
+        except BaseException as exc:  # noqa: BLE001 - handed to whoever opens the line, or to those who wait
+            life.failure = explain(exc, self._endpoint)
+        finally:
+            with self._lock:
+                life.ended = True
             self._fail_waiting(life)
-            time.sleep(_REOPEN)
-        with self._lock:
-            life.ended = True
-        self._fail_waiting(life)
-        life.opened.set()
+            life.opened.set()
 
     async def _live(self, life: _Life) -> None:
-        try:
-            async with open_client(self._endpoint) as client:
-                link = Link(client, self._groups, self._endpoint, self._prefix, self._origin)
-                await _check_version(link)
-                life.opened.set()
-                async with anyio.create_task_group() as tasks:
-                    while await self._turn(life, link):
-                        for task in life.tasks[life.started :]:
-                            tasks.start_soon(task, link)
-                            life.started += 1
-                    tasks.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise _first(group) from group
+        """Use one client after the other: one that failed is thrown away with all its connections."""
+        while not life.is_over:
+            try:
+                await self._use_client(life)
+            except Exception as exc:
+                life.failure = explain(_first(exc), self._endpoint)
+                if not life.opened.is_set():
+                    raise life.failure from exc
+                self._fail_waiting(life)
+                with anyio.move_on_after(REOPEN):
+                    await life.latch.wait()
 
-    async def _turn(self, life: _Life, link: Link) -> bool:
-        """Perform what has piled up; False once the line is closed and nothing is left."""
+    async def _use_client(self, life: _Life) -> None:
+        """Connect and perform what is handed over, until the line is closed or the client has failed."""
+        async with open_client(self._endpoint) as client:
+            link = Link(client, self._groups, self._endpoint, self._prefix, self._origin, life.latch.wake)
+            await _check_version(link)
+            life.opened.set()
+            life.link, life.started, life.failure = link, 0, None
+            async with anyio.create_task_group() as tasks:
+                while not (life.is_over or link.is_broken):
+                    for task in life.tasks[life.started :]:
+                        tasks.start_soon(task, link)
+                        life.started += 1
+                    await self._turn(life, link)
+                tasks.cancel_scope.cancel()
+
+    async def _turn(self, life: _Life, link: Link) -> None:
+        """Wait for something to do and perform what has piled up."""
         await life.latch.wait()
         batch = self._take(life)
         growing = [call for call in batch if call.operation.grows]
@@ -166,7 +174,6 @@ class Line(CallTaker[Answer]):
         for calls in (others, growing):
             if calls:
                 await self._perform(link, calls)
-        return not life.closing or bool(life.inbox)
 
     def _take(self, life: _Life) -> list[Call[Any]]:
         batch: list[Call[Any]] = []
@@ -237,13 +244,23 @@ class _Life:
         self.inbox: deque[Call[Any]] = deque()
         self.tasks: list[Callable[[Link], Any]] = []
         self.started: int = 0
-        self.latch: Latch = Latch(lambda: bool(self.inbox or self.closing or self.started < len(self.tasks)))
+        self.link: Link | None = None
+        self.latch: Latch = Latch(self._has_news)
         self.closing: bool = False
         self.ended: bool = False
         self.opened: threading.Event = threading.Event()
         self.failure: QueueError | None = None
         self.pid: int = os.getpid()
         self.thread: threading.Thread
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the line was closed and everything is done."""
+        return self.closing and not self.inbox
+
+    def _has_news(self) -> bool:
+        is_broken = self.link is not None and self.link.is_broken
+        return bool(self.inbox or self.closing or is_broken or self.started < len(self.tasks))
 
 
 _UNKNOWN: Final = StoreUnavailable("the store was closed while a call hung; whether it was done is unknown")

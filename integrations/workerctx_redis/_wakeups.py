@@ -14,6 +14,7 @@ import anyio
 import attrs
 import coredis
 import msgspec
+from coredis.retry import NoRetryPolicy
 
 from workerctx.lifecycle.latch import Latch
 
@@ -27,7 +28,7 @@ FALLBACK: Final = 5.0
 """Seconds after which a waiter looks for work, woken or not."""
 
 DEAF: Final = 1.0
-"""The same while the subscription is broken, and seconds before it is tried again."""
+"""The same while the subscription is broken."""
 
 SILENCE: Final = 15.0
 """Seconds of silence after which a subscription is checked."""
@@ -162,7 +163,7 @@ class WakeupHub:
 
 
 class _Ear:
-    """The subscription; made again and again for as long as the line is open."""
+    """The subscription; made again with each new connection."""
 
     def __init__(self, channel: str, origin: str, hub: WakeupHub) -> None:
         self._ready = f"{channel}:ready".encode()
@@ -175,22 +176,22 @@ class _Ear:
         self.hears: Latch = Latch(lambda: self.is_subscribed)
 
     async def listen(self, link: Link) -> None:
-        """Subscribe and pass on what comes."""
-        while True:
-            try:
-                await self._listen_once(link)
-            except Exception:  # noqa: BLE001 - whatever it was: callers get it from their calls, here it means try again
-                self.is_subscribed, self.missed = False, True
-            await anyio.sleep(DEAF)
+        """Subscribe and pass on what comes; called again with a new link after a failure."""
+        try:
+            await self._listen_once(link)
+        except Exception:  # noqa: BLE001 - whatever it was, callers get theirs from their calls
+            link.give_up()
+        finally:
+            self.is_subscribed, self.missed = False, True
 
     async def _listen_once(self, link: Link) -> None:
         client = link.client
         channels = [self._ready, self._finished]
         options: dict[str, Any] = {"ignore_subscribe_messages": True, "max_idle_seconds": SILENCE}
         if isinstance(client, coredis.RedisCluster):
-            subscription = client.pubsub(channels=channels, retry_policy=None, **options)
+            subscription = client.pubsub(channels=channels, retry_policy=NoRetryPolicy(), **options)
         else:
-            subscription = client.pubsub(channels=channels, retry_policy=None, **options)
+            subscription = client.pubsub(channels=channels, retry_policy=NoRetryPolicy(), **options)
         async with subscription as messages:
             self.is_subscribed = True
             self.hears.wake()

@@ -1,0 +1,326 @@
+"""What the Redis store promises beyond the conformance suite, on a server in good health."""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import partial
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from workerctx.errors import InvalidRequest, SchemaError, StoreClosed, StoreUnsafe
+from workerctx.queue import (
+    CompleteLease,
+    Constant,
+    EnqueueRequest,
+    JobState,
+    ReleaseLease,
+    connect,
+)
+from workerctx.testing import advance
+from workerctx.testing.polling import wait_until
+from workerctx_redis._adding import Part, publish, stage
+from workerctx_redis._client import Link, open_client
+from workerctx_redis._operations import finish_one
+from workerctx_redis._records import Groups
+from workerctx_redis._source import AT_ONCE
+
+
+@pytest.fixture
+async def storage(redis_url):
+    async with connect(redis_url()) as opened:
+        yield opened
+
+
+def crowd(number, **options):
+    return [EnqueueRequest("work", n, **options) for n in range(number)]
+
+
+# Crowds ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["succeeded", "deleted"])
+async def test_a_parent_of_a_crowd_lets_all_of_it_go_on(storage, end):
+    """Q18: no call deals with more than a thousand jobs, and yet every child of a parent is told of its end."""
+    parent = (await storage.jobs.enqueue(EnqueueRequest("parent", queue="first"))).id
+    await storage.jobs.enqueue_bulk(crowd(2 * AT_ONCE + 500, depends_on=[parent], on_parent_failure="run"))
+    if end == "deleted":
+        await storage.jobs.delete(parent)
+    else:
+        _, lease = await storage.jobs.claim("worker", queues=["first"])
+        await storage.jobs.complete(lease.id)
+
+    async def all_are_queued():
+        return (await storage.jobs.counts())[JobState.QUEUED] == 2 * AT_ONCE + 500
+
+    await wait_until(all_are_queued)
+
+
+async def test_what_a_process_leaves_unsettled_another_one_settles(storage, redis_url):
+    """Q2: the children that a finisher had no time to tell are told by whoever reaps next."""
+    parent = (await storage.jobs.enqueue(EnqueueRequest("parent", queue="first"))).id
+    await storage.jobs.enqueue_bulk(crowd(AT_ONCE + 100, depends_on=[parent]))
+    _, lease = await storage.jobs.claim("worker", queues=["first"])
+    endpoint = storage._endpoint
+    async with open_client(endpoint) as client:
+        dying = Link(client, Groups(), endpoint, storage._prefix, "dying")
+        assert (await dying.perform([finish_one(CompleteLease(lease.id))])).unsettled
+    async with connect(redis_url()) as other:
+        assert (await other.jobs.counts())[JobState.BLOCKED] == 100
+        await other.jobs.reap_expired_leases()
+        assert (await other.jobs.counts())[JobState.BLOCKED] == 0
+
+
+async def test_a_large_workflow_is_cancelled_in_steps(storage):
+    """Q7: a workflow of thousands is cancelled whole, a thousand jobs at a time."""
+    await storage.jobs.enqueue_bulk(crowd(2 * AT_ONCE + 1, workflow_id="wf"))
+    assert await storage.jobs.cancel_workflow("wf") == 2 * AT_ONCE + 1
+    assert (await storage.jobs.counts())[JobState.CANCELLED] == 2 * AT_ONCE + 1
+
+
+async def test_pages_find_the_few_among_the_many(storage):
+    """Listings with filters are complete and in order, however rare what they look for is."""
+    wanted = []
+    for n in range(4):
+        await storage.jobs.enqueue_bulk(crowd(AT_ONCE // 2, queue=f"queue {n % 2}", tenant_id=f"tenant {n % 2}"))
+        rare = await storage.jobs.enqueue(EnqueueRequest("rare", queue="queue 1", tenant_id="tenant 1", unique_key=f"{n}"))
+        wanted.append(rare.id)
+    await storage.jobs.cancel(wanted[1])
+    for filters in ({"kind": "rare"}, {"tenant_id": "tenant 1", "kind": "rare"}, {"queue": "queue 1", "kind": "rare"}):
+        first = await storage.jobs.list(limit=3, **filters)
+        second = await storage.jobs.list(limit=3, cursor=first.next_cursor, **filters)
+        assert [job.id for job in (*first.jobs, *second.jobs)] == wanted
+        assert second.next_cursor is None
+    assert [job.id for job in (await storage.jobs.list(state=JobState.CANCELLED)).jobs] == [wanted[1]]
+    assert [job.id for job in (await storage.jobs.list(unique_key="2")).jobs] == [wanted[2]]
+    everything = await storage.jobs.list(limit=10 * AT_ONCE)
+    assert len(everything.jobs) == 2 * AT_ONCE + 4
+    assert [job.id for job in everything.jobs] == sorted(job.id for job in everything.jobs)
+
+
+# Large batches --------------------------------------------------------------
+
+
+async def test_a_large_batch_is_all_or_none(storage):
+    """Q9: a batch that travels in many parts is added whole, in order, or not at all."""
+    size = 3 * AT_ONCE
+    outcomes = await storage.jobs.enqueue_bulk(crowd(size))
+    claimed = await storage.jobs.claim_many("worker", limit=size)
+    assert [job.payload for job, _ in claimed] == list(range(size))
+    assert [job.id for job, _ in claimed] == [outcome.id for outcome in outcomes]
+    with pytest.raises(InvalidRequest, match="nobody"):
+        await storage.jobs.enqueue_bulk([*crowd(size), EnqueueRequest("work", depends_on=["nobody"])])
+    assert sum((await storage.jobs.counts()).values()) == size
+
+
+async def test_parts_that_nobody_published_vanish(storage, redis_server, monkeypatch):
+    """Q9: what a sender that died left behind is no job, and is gone after a while; a late sender is told."""
+    requests = crowd(3)
+    part = Part()
+    for request in requests:
+        part.add(request)
+    await storage._line.call(stage("token", part))
+    assert sum((await storage.jobs.counts()).values()) == 0
+    (key,) = redis_server.command("--raw", "keys", "*:stage:token").splitlines()
+    assert 0 < int(redis_server.command("ttl", key)) <= 300
+    redis_server.command("del", key)
+    with pytest.raises(Exception, match="nothing of it was added"):
+        await storage._line.call(publish("token", 1, requests))
+    assert sum((await storage.jobs.counts()).values()) == 0
+
+
+# Callers --------------------------------------------------------------------
+
+
+async def test_a_cancelled_claim_is_given_back(storage):
+    """Q1: whatever moment a claim is cancelled at, no job stays with a claimer who never got it."""
+    await storage.jobs.enqueue_bulk(crowd(20))
+    for _ in range(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(storage.jobs.claim, "worker")
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+
+    async def all_are_back():
+        counts = await storage.jobs.counts()
+        return counts[JobState.QUEUED] == 20
+
+    await wait_until(all_are_back)
+    assert {job.attempt for job in (await storage.jobs.list()).jobs} == {0}
+
+
+async def test_single_calls_share_a_round_trip(storage, redis_server):
+    """W6: what many tasks ask for at the same time goes to the server in a few calls."""
+
+    def calls():
+        stats = redis_server.command("info", "commandstats")
+        return int(stats.partition("cmdstat_evalsha:calls=")[2].partition(",")[0])
+
+    before = calls()
+    async with anyio.create_task_group() as tasks:
+        for n in range(200):
+            tasks.start_soon(storage.jobs.enqueue, EnqueueRequest("work", n))
+    assert (await storage.jobs.counts())[JobState.QUEUED] == 200
+    assert calls() - before < 50
+
+
+async def test_one_bad_call_fails_alone(storage):
+    """Q13: a text that is none is refused by itself; others that were on their way with it are done."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(storage.jobs.enqueue, EnqueueRequest("work"))
+        with pytest.raises(InvalidRequest):
+            await storage.jobs.get("\ud800")
+    assert (await storage.jobs.counts())[JobState.QUEUED] == 1
+
+
+def test_several_event_loops_share_a_storage(redis_url):
+    """Q17: a Storage that one loop opened is used by others, of either kind, at the same time."""
+    done = []
+
+    async def use(storage, word):
+        for _ in range(20):
+            await storage.jobs.enqueue(EnqueueRequest("work", word))
+        done.append(word)
+
+    async def main():
+        async with connect(redis_url()) as storage:
+            threads = [
+                threading.Thread(target=partial(anyio.run, use, storage, backend, backend=backend))
+                for backend in ("asyncio", "trio")
+            ]
+            for thread in threads:
+                thread.start()
+            await use(storage, "own")
+            for thread in threads:
+                await anyio.to_thread.run_sync(thread.join)
+            assert (await storage.jobs.counts())[JobState.QUEUED] == 60
+
+    anyio.run(main)
+    assert sorted(done) == ["asyncio", "own", "trio"]
+
+
+async def test_use_before_opening_and_after_closing_is_one_sentence(redis_url):
+    """A storage is open inside `async with`, once at a time, and can be opened again."""
+    storage = connect(redis_url())
+    with pytest.raises(StoreClosed):
+        storage.open_renewer()
+    for _ in range(2):
+        async with storage:
+            await storage.jobs.enqueue(EnqueueRequest("a"))
+            with pytest.raises(StoreClosed, match="already"):
+                await storage.__aenter__()
+    with pytest.raises(StoreClosed):
+        await storage.jobs.get("a")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_forked_child_is_told_to_open_its_own(storage):
+    """L34: after a fork the child's copy says so, and the parent's goes on."""
+    child = os.fork()
+    if not child:
+        try:
+            storage._line.post(None)
+        except StoreClosed as exc:
+            os._exit(0 if "forked" in str(exc) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    await storage.jobs.enqueue(EnqueueRequest("a"))
+
+
+# What is stored -------------------------------------------------------------
+
+
+async def test_people_can_read_what_is_stored(storage, redis_server, redis_url):
+    """Q16: payloads, results, options, errors and records are JSON; all keys of a namespace share its hash tag."""
+    options = {"retry": Constant(0), "headers": {"a": "b"}, "queue": "images", "required_labels": ["gpu"]}
+    job_id = (await storage.jobs.enqueue(EnqueueRequest("resize", {"path": "a.jpg"}, **options))).id
+    _, lease = await storage.jobs.claim("worker", queues=["images"], labels=["gpu"])
+    await storage.jobs.fail(lease.id, "boom")
+    _, lease = await storage.jobs.claim("worker", queues=["images"], labels=["gpu"])
+    await storage.jobs.complete(lease.id, {"size": 3})
+    prefix = storage._prefix
+    assert prefix.startswith("{")
+
+    def stored(name):
+        return redis_server.command("--raw", "hget", f"{prefix}:{name}", job_id)
+
+    assert stored("payloads") == '{"path":"a.jpg"}'
+    assert stored("results") == '{"size":3}'
+    assert stored("jobs").startswith('["succeeded",')
+    assert '"headers":{"a":"b"}' in stored("options")
+    assert '"message":"boom"' in stored("errors")
+    keys = redis_server.command("--raw", "keys", f"{prefix[:20]}*").splitlines()
+    assert keys
+    assert all(key.startswith(prefix) for key in keys)
+
+
+async def test_nothing_is_left_of_jobs_that_are_gone(storage, redis_server):
+    """Q2: pruned and deleted jobs leave no key behind, whatever they had."""
+    parent = (await storage.jobs.enqueue(EnqueueRequest("parent", unique_key="k", workflow_id="w"))).id
+    await storage.jobs.enqueue(
+        EnqueueRequest("child", depends_on=[parent], tenant_id="t", expires_at=await storage.now() + 99, delay=5)
+    )
+    await storage.jobs.progress((await storage.jobs.claim("worker"))[1].id, 0.5)
+    await advance(storage, 60)
+    await storage.jobs.reap_expired_leases()
+    await storage.jobs.cancel(parent)
+    await storage.jobs.enqueue(EnqueueRequest("other", delay=5))
+    await storage.jobs.delete((await storage.jobs.list(state=JobState.SCHEDULED)).jobs[0].id)
+    await advance(storage, 60)
+    assert await storage.jobs.prune(0) == 2
+    names = {key.removeprefix(storage._prefix) for key in redis_server.command("--raw", "keys", f"{storage._prefix}*").split()}
+    assert names == {":groups", ":names", ":meta"}
+
+
+async def test_databases_and_prefixes_are_apart(own_server):
+    """Q19: two databases, or two prefixes, of one server share nothing, wake-ups included."""
+    server = own_server()
+    urls = [f"redis://127.0.0.1:{server.port}/{db}?prefix={prefix}" for db in (0, 1) for prefix in ("one", "two")]
+    for index, url in enumerate(urls):
+        async with connect(url) as storage:
+            assert sum((await storage.jobs.counts()).values()) == 0
+            await storage.jobs.enqueue(EnqueueRequest("work", index))
+    async with connect(urls[0]) as one, connect(urls[2]) as other, one.jobs.wakeups() as wakeups:
+        await other.jobs.enqueue(EnqueueRequest("work"))
+        assert await wakeups.wait(0.05) is False
+
+
+async def test_newer_data_are_refused(storage, redis_server, redis_url):
+    """Q15: a release that is older than the data says so and touches nothing."""
+    redis_server.command("hset", f"{storage._prefix}:meta", "version", "99")
+    with pytest.raises(SchemaError, match="version 99"):
+        async with connect(redis_url()):
+            pass
+
+
+async def test_a_server_that_evicts_jobs_is_refused(own_server):
+    """Q2: a server that throws keys away when it is full is no store."""
+    server = own_server(**{"maxmemory-policy": "allkeys-lru"})
+    with pytest.raises(StoreUnsafe, match="noeviction"):
+        async with connect(server.url()):
+            pass
+
+
+async def test_the_script_may_be_forgotten(storage, redis_server):
+    """W4: SCRIPT FLUSH goes unnoticed."""
+    for _ in range(2):
+        redis_server.command("script", "flush")
+        await storage.jobs.enqueue(EnqueueRequest("work"))
+    claimed = await storage.jobs.claim_many("worker")
+    redis_server.command("script", "flush")
+    assert await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed]) == [None, None]
+
+
+async def test_turns_are_remembered_between_claims(storage):
+    """Q5: the share of a queue holds over many small claims, though the counting is the server's."""
+    for queue in ("a", "b"):
+        await storage.jobs.enqueue_bulk(crowd(20, queue=queue))
+    served = []
+    for _ in range(10):
+        (job, lease), *_ = await storage.jobs.claim_many("worker", queues=["a", "b"], weights={"a": 4}, limit=1)
+        served.append(job.queue)
+        await storage.jobs.finish_many([ReleaseLease(lease.id)])
+    assert served.count("a") == 8
