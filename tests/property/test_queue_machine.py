@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import attrs
@@ -95,13 +96,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        url = f"sqlite:///{self.folder}/{self.generation}.db" if self.durable else "memory://"
-        # Durability is SQLite's business here: the machine looks at what is in the file, not at the platter.
-        self.storage = self.portal.call(_connect, url + ("?synchronous=off" if self.durable else ""))
+        self.storage = self.portal.call(_connect, self.url())
         self.session.enter_context(self.portal.wrap_async_context_manager(self.storage))
         self.stream = self.session.enter_context(
             self.portal.wrap_async_context_manager(self.portal.call(_subscribe, self.storage))
         )
+
+    def url(self) -> str:
+        if not self.durable:
+            return "memory://"
+        # Durability is SQLite's business here: the machine looks at what is in the file, not at the platter.
+        return f"sqlite:///{self.folder}/{self.generation}.db?synchronous=off"
 
     def teardown(self) -> None:
         if hasattr(self, "storage"):
@@ -453,6 +458,23 @@ class MemoryOnTrio(QueueMachine):
 @pytest.mark.parametrize("machine", [SqliteOnAsyncio, SqliteOnTrio, MemoryOnAsyncio, MemoryOnTrio])
 def test_store_and_model_agree(machine):
     """Q1, Q2, Q3, Q7, Q8, Q11: whatever workers, users, time and crashes do, store and model agree."""
+    _run(machine)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_redis_and_model_agree(redis_server, loop):
+    """Q1, Q2, Q3, Q7, Q8, Q11: the same on Redis."""
+
+    class RedisMachine(QueueMachine):
+        backend = loop
+
+        def url(self) -> str:
+            return redis_server.url(prefix=uuid4().hex)
+
+    _run(RedisMachine)
+
+
+def _run(machine: type[QueueMachine]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(

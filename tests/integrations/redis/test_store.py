@@ -85,7 +85,9 @@ async def test_pages_find_the_few_among_the_many(storage):
     wanted = []
     for n in range(4):
         await storage.jobs.enqueue_bulk(crowd(AT_ONCE // 2, queue=f"queue {n % 2}", tenant_id=f"tenant {n % 2}"))
-        rare = await storage.jobs.enqueue(EnqueueRequest("rare", queue="queue 1", tenant_id="tenant 1", unique_key=f"{n}"))
+        rare = await storage.jobs.enqueue(
+            EnqueueRequest("rare", queue="queue 1", tenant_id="tenant 1", unique_key=f"{n}")
+        )
         wanted.append(rare.id)
     await storage.jobs.cancel(wanted[1])
     for filters in ({"kind": "rare"}, {"tenant_id": "tenant 1", "kind": "rare"}, {"queue": "queue 1", "kind": "rare"}):
@@ -226,7 +228,8 @@ async def test_a_forked_child_is_told_to_open_its_own(storage):
             os._exit(0 if "forked" in str(exc) else 1)
         finally:
             os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
     await storage.jobs.enqueue(EnqueueRequest("a"))
 
 
@@ -271,7 +274,10 @@ async def test_nothing_is_left_of_jobs_that_are_gone(storage, redis_server):
     await storage.jobs.delete((await storage.jobs.list(state=JobState.SCHEDULED)).jobs[0].id)
     await advance(storage, 60)
     assert await storage.jobs.prune(0) == 2
-    names = {key.removeprefix(storage._prefix) for key in redis_server.command("--raw", "keys", f"{storage._prefix}*").split()}
+    names = {
+        key.removeprefix(storage._prefix)
+        for key in redis_server.command("--raw", "keys", f"{storage._prefix}*").split()
+    }
     assert names == {":groups", ":names", ":meta"}
 
 
