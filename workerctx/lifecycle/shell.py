@@ -18,14 +18,15 @@ from attrs import define, field
 
 from workerctx.errors import InvalidTransition, WorkerFailed
 from workerctx.lifecycle import events
+from workerctx.lifecycle.herald import Herald
 from workerctx.lifecycle.home import Home
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.ledger import Ledger
 from workerctx.lifecycle.overdue import report_overdue
-from workerctx.lifecycle.state import Change, Effect, Machine, Outcome, Snapshot, Step, earlier
+from workerctx.lifecycle.state import Change, Effect, Machine, Snapshot, Step, earlier
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from workerctx.lifecycle.host import Host
     from workerctx.lifecycle.signals import Outbox
@@ -82,11 +83,11 @@ class Shell:
     _idle_stop: bool = field(default=False, init=False)
     _draining: bool = field(default=False, init=False)
     _reported: bool = field(default=False, init=False)
-    _told: Snapshot = field(init=False)
+    _herald: Herald = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         machine = self.machine
-        self._told = machine.snapshot
+        self._herald = Herald(machine, self.outbox)
         self.ledger = Ledger(machine, self.outbox, self._look, self.max_tasks)
         self.started = Latch(lambda: machine.snapshot.started or machine.snapshot.stopping)
         self.stopping = Latch(lambda: machine.snapshot.stopping)
@@ -309,7 +310,7 @@ class Shell:
         if made is None:
             return
         if Effect.ANNOUNCE in step.effects:
-            self.outbox.put(self._transitions_until(made.sequence))
+            self._herald.tell(made)
         if Effect.WAKE in step.effects:
             for latch in (self.ledger.gate, self.started, self.stopping, self.ledger.room):
                 latch.wake()
@@ -322,30 +323,3 @@ class Shell:
             self._look()
         if Effect.ANNOUNCE in step.effects:
             self.outbox.flush()
-
-    def _transitions_until(self, sequence: int) -> Iterator[events.Event]:
-        # The machine's own history is the queue: exactly once, in transition order, whoever gets here first.
-        while self._told.sequence < sequence:
-            self._told = self._told.following["next"]
-            event = event_of(self._told, self.outbox)
-            if event is not None:
-                yield event
-
-
-def event_of(made: Snapshot, outbox: Outbox) -> events.Event | None:
-    """Make the event of a transition; None if nobody listens or it was none."""
-    facts: dict[str, Any] = {"sequence": made.sequence, "at": made.at}
-    match made.change:
-        case Change.START if outbox.audience(events.Start):
-            return events.Start(**facts)
-        case Change.PAUSE if outbox.audience(events.Pause):
-            return events.Pause(**facts, reason=made.reason)
-        case Change.RESUME if outbox.audience(events.Resume):
-            return events.Resume(**facts)
-        case Change.STOP if outbox.audience(events.Stop):
-            return events.Stop(**facts, reason=made.reason, error=made.failure)
-        case Change.EXIT if outbox.audience(events.Exit):
-            outcome = made.outcome or Outcome.CLEAN
-            return events.Exit(**facts, outcome=outcome, reason=made.reason, error=made.failure)
-        case _:
-            return None
