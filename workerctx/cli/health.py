@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from workerctx.errors import CommandError
 from workerctx.lifecycle import Outcome
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping

@@ -11,13 +11,14 @@ import logging
 import math
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import anyio
 from attrs import define, field
 
 from workerctx.errors import WorkerFailed
 from workerctx.lifecycle import signals
+from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.spawned import reap
 from workerctx.lifecycle.state import Outcome, WorkerState
@@ -212,14 +213,4 @@ def failure_of(shell: Shell) -> WorkerFailed | None:
         f"worker {shell.machine.name!r} failed: {now.failure!r}; see __cause__, and start a new one to go on"
     )
     error.__cause__ = now.failure
-    return error
-
-
-def collapse(error: BaseException) -> BaseException:
-    """Unwrap exception groups of one member."""
-    group: object = error
-    if isinstance(group, BaseExceptionGroup):
-        members = cast("BaseExceptionGroup[BaseException]", group).exceptions
-        if len(members) == 1:
-            return collapse(members[0])
     return error

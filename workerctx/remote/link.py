@@ -10,7 +10,7 @@ import anyio
 from attrs import define, field
 
 from workerctx.errors import RemoteError, SessionLost
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
 from workerctx.remote.reconnect import Connect, End, Reconnect, Wait
 from workerctx.remote.serving import Serving

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from workerctx.errors import PermissionDenied, ProtocolError, RemoteError, SessionLost, Unauthenticated
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.remote.frames import MAX_MESSAGE
 from workerctx.remote.wire import messages_of, worker_reader
 

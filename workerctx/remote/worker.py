@@ -13,7 +13,7 @@ from attrs import evolve
 
 from workerctx.errors import InvalidTransition, WorkerFailed
 from workerctx.lifecycle import Outcome, Pause, Stop
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.remote.asks import Asks
 from workerctx.remote.builder import WorkerBuilder
 from workerctx.remote.frames import Register

@@ -20,7 +20,7 @@ from anyio import AsyncContextManagerMixin
 
 from workerctx.errors import InvalidTransition, WorkerError
 from workerctx.lifecycle import Idle, Outcome, Pause, Resume, Stop, WorkerContext
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.queue import CancelReason, WorkerInfo, new_id
 from workerctx.runtime.boot import host_id
 from workerctx.runtime.config import WorkerConfig

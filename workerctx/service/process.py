@@ -20,7 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from attrs import define, field
 
 from workerctx.errors import HandlerCrashed, InvalidHandler
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.queue import CancelReason
 from workerctx.queue.codec import MAX_JSON_BYTES
 from workerctx.service.wire import Began, Cancel, Failed, Report, Start, decode_answer, encode

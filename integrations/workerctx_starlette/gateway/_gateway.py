@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from workerctx.errors import InvalidConfig
 from workerctx.lifecycle import Outcome, Resume, WorkerContext
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue import connect, new_id
 from workerctx_starlette.gateway._config import GatewayConfig

@@ -11,7 +11,7 @@ import anyio
 from attrs import Factory, define, field, frozen, validators
 
 from workerctx.errors import Abort, CircuitOpen, Snooze, Throttled
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.service.layers.keyed import Key, Keyed
 from workerctx.service.options import positive_seconds
 

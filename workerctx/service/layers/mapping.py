@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from workerctx.errors import Snooze, Throttled
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

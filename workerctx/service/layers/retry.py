@@ -9,7 +9,7 @@ import attrs
 from attrs import field, frozen, validators
 
 from workerctx.errors import Abort, HandlerCrashed, RetryAfter, RunCancelled, Snooze, Throttled
-from workerctx.lifecycle.host import collapse
+from workerctx.lifecycle.groups import collapse
 from workerctx.queue import CancelReason, Exponential
 from workerctx.service.jobctx import JobCtx
 from workerctx.service.layers.order import LayerRole
