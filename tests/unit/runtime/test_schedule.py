@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import anyio
+import pytest
 
 from workerctx.queue import EnqueueRequest, Misfire, Schedule, connect
 from workerctx.runtime import WorkerConfig, WorkerLoop
@@ -89,6 +92,99 @@ async def test_a_store_that_fails_for_a_while_is_asked_again(unreliable: Any, fa
 
 async def _some(storage: Storage) -> bool:
     return await enqueued(storage) > 0
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+async def ticks_around(storage: Storage, change: float, *schedules: Schedule) -> dict[str, list[str]]:
+    """Let a ticker run from two hours before a change of the clocks to three after it; the ticks in local time."""
+    await advance(storage, change - 7200 - await storage.now())
+    with anyio.move_on_after(5 * 3600):
+        await Ticker(storage, schedules).run("worker")
+    found: dict[str, list[str]] = {schedule.name: [] for schedule in schedules}
+    for job in (await storage.jobs.list(limit=1000)).jobs:
+        found[job.kind].append(datetime.fromtimestamp(job.run_at, BERLIN).strftime("%H:%M"))
+    return found
+
+
+def next_change(*, to_summer: bool) -> float:
+    """Return when the clocks in Berlin are changed next: at 01:00 UTC on the last Sunday of March or October."""
+    now = datetime.now(UTC)
+    for year in (now.year, now.year + 1):
+        end = datetime(year, 3 if to_summer else 10, 31, 1, tzinfo=UTC)
+        change = end - timedelta(days=(end.weekday() + 1) % 7)
+        if change > now + timedelta(hours=3):
+            return change.timestamp()
+    raise AssertionError("there is one in every year")
+
+
+def nightly(name: str, cron: str) -> Schedule:
+    """A schedule in Berlin whose jobs are of a kind of the same name."""
+    return Schedule(name=name, request=EnqueueRequest(name), cron=cron, timezone="Europe/Berlin")
+
+
+@pytest.mark.usefixtures("virtual_time")
+async def test_the_night_with_an_hour_too_few() -> None:
+    """W11: what is due in the hour that is left out runs right after it, once; what runs each half hour goes on."""
+    async with connect("memory://") as storage:
+        ticks = await ticks_around(
+            storage,
+            next_change(to_summer=True),
+            nightly("fixed", "30 2 * * *"),
+            nightly("later", "15 3 * * *"),
+            nightly("often", "*/30 * * * *"),
+        )
+    assert ticks["fixed"] == ["03:00"]
+    assert ticks["later"] == ["03:15"]
+    assert ticks["often"][:6] == ["00:30", "01:00", "01:30", "03:00", "03:30", "04:00"]
+
+
+@pytest.mark.usefixtures("virtual_time")
+async def test_the_night_with_an_hour_too_many() -> None:
+    """W11: what is due in the hour that comes twice runs once; what runs each half hour runs in both."""
+    async with connect("memory://") as storage:
+        ticks = await ticks_around(
+            storage,
+            next_change(to_summer=False),
+            nightly("fixed", "30 2 * * *"),
+            nightly("often", "*/30 * * * *"),
+        )
+    assert ticks["fixed"] == ["02:30"]
+    assert ticks["often"][:7] == ["01:30", "02:00", "02:30", "02:00", "02:30", "03:00", "03:30"]
+
+
+@pytest.mark.parametrize(("misfire", "runs"), [(Misfire.SKIP, 0), (Misfire.ONE, 1), (Misfire.ALL, 3)])
+async def test_ticks_that_no_worker_was_there_to_see(misfire: Misfire, runs: int) -> None:
+    """W11: a worker that comes back makes up for missed ticks as the schedule says."""
+    jobs = JobRegistry("memory://")
+    ran: list[str] = []
+
+    @jobs.schedule(every=86400, misfire=misfire)
+    @jobs.register
+    async def chore() -> None:
+        ran.append("chore")
+
+    @jobs.register
+    async def last() -> None:
+        ran.append("last")
+
+    async with jobs:
+        with anyio.fail_after(20):
+            storage = jobs.storage
+            async with WorkerLoop(jobs, WorkerConfig(poll_interval=0.05)):
+                await wait_until(lambda: _declared(storage))
+            # Three ticks pass, and the latest of them an hour ago.
+            await advance(storage, 3 * 86400 - (await storage.now()) % 86400 + 3600)
+            async with WorkerLoop(jobs, WorkerConfig(poll_interval=0.05)):
+                await wait_until(lambda: _is_made_up_for(storage))
+                await (await last.with_options(priority=-1).enqueue()).result(timeout=10)
+    assert ran == ["chore"] * runs + ["last"]
+
+
+async def _is_made_up_for(storage: Storage) -> bool:
+    (schedule,) = await storage.schedules.list()
+    return schedule.next_fire_at is not None and schedule.next_fire_at > await storage.now()
 
 
 async def test_a_loop_declares_and_fires_its_registry_s_schedules() -> None:

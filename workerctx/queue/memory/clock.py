@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol, cast
 
-import anyio.lowlevel
 import attrs
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from workerctx.lifecycle.home import Home
 
 
 @attrs.define(eq=False)
@@ -48,7 +45,9 @@ class Clock:
 
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
-        self._read = _loop_clock()
+        home = Home.current()
+        assert home is not None
+        self._read = home.clock()
         self._anchor = calendar.today() - self._read()
 
     def now(self) -> float:
@@ -56,17 +55,3 @@ class Clock:
         reading = self._anchor + self._read()
         self._calendar.note(reading)
         return reading + self._calendar.offset
-
-
-class _AsyncioLoop(Protocol):
-    def time(self) -> float: ...
-
-
-def _loop_clock() -> Callable[[], float]:
-    """Return what `anyio.current_time` reads in this loop, as a function for any thread."""
-    native = anyio.lowlevel.current_token().native_token
-    if hasattr(native, "time"):
-        return cast("_AsyncioLoop", native).time
-    import trio.lowlevel
-
-    return trio.lowlevel.current_clock().current_time
