@@ -41,6 +41,8 @@ class Why(StrEnum):
     """The workers that could take it are paused or are stopping."""
     SLOTS_BUSY = "slots_busy"
     """The workers that could take it have no free slot."""
+    LIMITED = "limited"
+    """The workers that could take it run as many jobs of its kind as they may."""
     BEHIND_OTHERS = "behind_others"
     """Other jobs of its queue go before it."""
     LATE = "late"
@@ -276,7 +278,35 @@ def _contended(job: QueuedJob, scene: Scene) -> Iterator[Reason]:
             "have a higher priority or were due earlier",
             "its turn comes after theirs",
         )
-    if free and not scene.ahead:
+    open_to_it = [worker for worker in free if not _is_limited(worker, job, scene)]
+    if free and not open_to_it:
+        yield _limited(free, job, scene)
+    if open_to_it and not scene.ahead:
         yield Reason(
-            Why.READY, f"nothing holds it back: worker {free[0].id} has a free slot and takes it at its next claim"
+            Why.READY,
+            f"nothing holds it back: worker {open_to_it[0].id} has a free slot and takes it at its next claim",
         )
+
+
+def _is_limited(worker: WorkerInfo, job: QueuedJob, scene: Scene) -> bool:
+    """Whether a worker runs so many jobs of a kind that it takes no more, or perhaps none with the job's key."""
+    running = scene.of_its_kind.get(worker.id, 0)
+    return running >= min(each.get(job.kind, running + 1) for each in (worker.kind_limits, worker.key_limits))
+
+
+def _limited(workers: Sequence[WorkerInfo], job: QueuedJob, scene: Scene) -> Reason:
+    worker = workers[0]
+    running = number_of(scene.of_its_kind.get(worker.id, 0), "job")
+    if job.kind in worker.kind_limits and job.kind not in worker.key_limits:
+        return Reason(
+            Why.LIMITED,
+            f"the workers that could take it run as many jobs of the kind {job.kind!r} as they may, for example "
+            f"worker {worker.id} {running} of at most {worker.kind_limits[job.kind]}",
+            "it starts when one of them has ended; WORKERCTX_CONCURRENCY_PER_KIND allows more",
+        )
+    return Reason(
+        Why.LIMITED,
+        f"the workers that could take it run at most {number_of(worker.key_limits[job.kind], 'job')} of the kind "
+        f"{job.kind!r} for each key at once, and worker {worker.id} runs {running} of that kind",
+        "if one of those has its key, it starts when that one has ended",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from attrs import Factory, frozen
@@ -11,7 +12,7 @@ from workerctx.errors import JobNotFound
 from workerctx.queue import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from workerctx.queue import QueuedJob, QueueInfo, Storage, WorkerInfo
 
@@ -22,6 +23,9 @@ _AHEAD: Final = 2000
 """How many waiting jobs of the same queue are compared with it."""
 
 _PAGE: Final = 500
+
+_RUNNING: Final = 2000
+"""How many running jobs of its kind are counted."""
 
 
 @frozen(eq=False, kw_only=True)
@@ -34,6 +38,7 @@ class Scene:
         queue: The job's queue, if it holds jobs or is paused.
         parents: Unfinished jobs that it waits for, the first of them.
         ahead: How many waiting jobs go before it, at least, that its workers could take as well.
+        of_its_kind: How many jobs of its kind each worker runs, if any worker limits that kind.
     """
 
     now: float
@@ -41,6 +46,7 @@ class Scene:
     queue: QueueInfo | None = None
     parents: Sequence[QueuedJob] = Factory(tuple)
     ahead: int = 0
+    of_its_kind: Mapping[str, int] = Factory(dict[str, int])
 
     @property
     def live(self) -> list[WorkerInfo]:
@@ -55,13 +61,17 @@ async def look_around(storage: Storage, job: QueuedJob) -> Scene:
     queue: QueueInfo | None = None
     parents: list[QueuedJob] = []
     ahead = 0
+    of_its_kind: Counter[str] = Counter()
     if not job.state.is_final:
         queue = next((each for each in await storage.jobs.queues() if each.name == job.queue), None)
     if job.state is JobState.BLOCKED:
         parents = await _unfinished(storage, job.depends_on)
     if job.state is JobState.QUEUED:
         ahead = await _count_ahead(storage, job, [each for each in workers if is_live(each, now)])
-    return Scene(now=now, workers=workers, queue=queue, parents=parents, ahead=ahead)
+        if any(job.kind in each.kind_limits or job.kind in each.key_limits for each in workers):
+            page = await storage.jobs.list(state=JobState.RUNNING, kind=job.kind, limit=_RUNNING)
+            of_its_kind.update(each.worker_id for each in page.jobs if each.worker_id is not None)
+    return Scene(now=now, workers=workers, queue=queue, parents=parents, ahead=ahead, of_its_kind=of_its_kind)
 
 
 async def _unfinished(storage: Storage, ids: Sequence[str]) -> list[QueuedJob]:

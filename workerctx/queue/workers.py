@@ -29,6 +29,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         kinds: What it can run; None for everything.
         concurrency: Its slots.
         kind_limits: How many jobs of these kinds it runs at once; the others are not limited.
+        key_limits: How many jobs of each key of these kinds it runs at once.
         state: What it last said of itself, such as ``running`` or ``paused``.
         in_flight: Jobs it runs.
         started_at: Store time of registration, set by the store.
@@ -45,6 +46,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     kinds: tuple[str, ...] | None = None
     concurrency: int = 1
     kind_limits: dict[str, int] = {}
+    key_limits: dict[str, int] = {}
     state: str = "running"
     in_flight: int = 0
     started_at: float = 0.0

@@ -322,6 +322,7 @@ class WorkerLoop(AsyncContextManagerMixin):
             kinds=self.jobs.kinds,
             concurrency=self.config.concurrency,
             kind_limits=self._desk.seating.totals,
+            key_limits=self._desk.seating.of_each_key,
         )
         return Presence(storage.workers, info, self._desk, self._context)
 

@@ -138,6 +138,11 @@ class Seating:
         return {kind: limit.total.limit for limit in self.limits if limit.total for kind in limit.kinds}
 
     @property
+    def of_each_key(self) -> dict[str, int]:
+        """How many jobs of each key of a kind may be at work, for kinds with keys."""
+        return {kind: limit.each for limit in self.limits if limit.each is not None for kind in limit.kinds}
+
+    @property
     def oldest(self) -> Run | None:
         """Who stands in line for longest."""
         return next(iter(self._standing.values()), None)

@@ -142,6 +142,30 @@ def test_all_slots_busy_with_jobs_that_go_first(add, worker, explain):
     assert "at least 2 jobs" in turn["text"]
 
 
+def test_a_kind_at_its_limit(on, add, worker, explain):
+    """W1: a worker with free slots that may run no more jobs of the kind is no help; another kind is ready."""
+    worker(concurrency=9, in_flight=1, kind_limits={"resize": 1})
+    add()
+    on(lambda storage: storage.jobs.claim("w1"))
+    (reason,) = explain(add())
+    assert reason["code"] == "limited"
+    assert "worker w1 1 job of at most 1" in reason["text"]
+    assert codes(explain(add("other", priority=1))) == ["ready"]
+    worker("w2")
+    assert codes(explain(add())) == ["behind_others"]
+
+
+def test_a_kind_with_keys(on, add, worker, explain):
+    """W1: a job whose key may be busy says so; without any run of its kind it is ready."""
+    worker(concurrency=9, in_flight=1, key_limits={"resize": 1})
+    job_id = add()
+    assert codes(explain(job_id)) == ["ready"]
+    on(lambda storage: storage.jobs.claim("w1"))
+    (reason,) = explain(add())
+    assert reason["code"] == "limited"
+    assert "at most 1 job of the kind 'resize' for each key" in reason["text"]
+
+
 def test_a_job_that_nothing_holds_back(add, worker, explain):
     """A job that a free worker could take is about to run."""
     worker()

@@ -10,15 +10,16 @@ import anyio
 import pytest
 from attrs import define, field
 
+from workerctx.errors import InvalidRequest
 from workerctx.queue import JobState
 from workerctx.runtime import JobFinished, JobsClaimed
+from workerctx.service import JobRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
     from workerctx.queue import QueuedJob
     from workerctx.runtime import WorkerLoop
-    from workerctx.service import JobRegistry
 
 
 @define
@@ -227,6 +228,40 @@ async def test_jobs_in_line_are_given_back_at_a_stop(
     assert (await count(JobState.SUCCEEDED), await count(JobState.QUEUED)) == (1, 9)
     untouched = (await jobs.storage.jobs.list(state=JobState.QUEUED)).jobs
     assert {(job.attempt, job.deliveries) for job in untouched} == {(0, 0)}
+
+
+async def test_others_can_see_the_limits(jobs: JobRegistry, serving: Callable[..., Any], eventually: Any) -> None:
+    """W1: a worker's entry in the list of workers tells its limits, for who wonders why a job waits."""
+
+    @jobs.register(name="a", concurrency=2)
+    async def whole() -> None: ...
+
+    @jobs.register(name="b", concurrency=1, concurrency_key="account")
+    async def keyed(account: str) -> None: ...
+
+    async def is_listed() -> bool:
+        return bool(await jobs.storage.workers.list())
+
+    async with serving(concurrency_per_kind={"b": 5}):
+        await eventually(is_listed)
+        (worker,) = await jobs.storage.workers.list()
+        assert (worker.kind_limits, worker.key_limits) == ({"a": 2, "b": 5}, {"b": 1})
+
+
+def test_limits_that_make_no_sense() -> None:
+    """Q13: a limit below 1, a key without a limit and a key that no job has are refused at decoration."""
+    jobs = JobRegistry("memory://")
+
+    async def work(account: str) -> None: ...
+
+    for options, sentence in (
+        ({"concurrency": 0}, "concurrency must be at least 1, not 0"),
+        ({"concurrency_key": "account"}, "say how many with concurrency="),
+        ({"concurrency": 1, "concurrency_key": "acount"}, "'acount' is no argument of work, whose jobs carry account"),
+    ):
+        with pytest.raises(InvalidRequest, match=sentence):
+            jobs.register(name="work", **options)(work)
+    assert jobs.kinds == ()
 
 
 async def test_a_limit_of_an_unknown_kind_is_logged(
