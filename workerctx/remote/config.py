@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 from datetime import timedelta
@@ -99,11 +98,13 @@ class RemoteConfig:
 
     Attributes:
         endpoint: The gateway: ``wss://jobs.example.com/workers``.
-        task_queue: Which queues to serve, separated by commas, in this order.
+        task_queue: Which queues to serve, separated by commas, in this order; or with how often each is served compared
+            to the others, ``high=3,default=1``.
         namespaces: Which namespaces the worker may serve; the gateway grants the first that the credentials allow.
         node: The machine; by default the variable ``HOSTNAME`` or the host's name.
         identity: Who the worker says it is, for people; by default node and process id.
         max_concurrency: How many jobs run at once.
+        concurrency_per_kind: Of each of these kinds, how many jobs run at once.
         labels: What the worker offers to jobs that require labels.
         credentials: How it shows who it is; a text is a bearer token.
         reconnect: How patient it is with its gateway.
@@ -124,6 +125,7 @@ class RemoteConfig:
     node: str = Factory(_node)
     identity: str = Factory(lambda self: f"{self.node}-{os.getpid()}", takes_self=True)
     max_concurrency: int = 10
+    concurrency_per_kind: Mapping[str, int] | str = field(factory=dict[str, int])
     labels: tuple[str, ...] = field(default=(), converter=_names)
     credentials: Credentials | None = field(default=None, converter=_credentials, repr=False)
     reconnect: ReconnectConfig = Factory(ReconnectConfig)
@@ -137,33 +139,27 @@ class RemoteConfig:
     def __attrs_post_init__(self) -> None:
         wrong = [
             *_wrong_endpoint(self.endpoint),
-            *_wrong_names(task_queue=self.queues, namespaces=self.namespaces, labels=self.labels),
+            *_wrong_names(namespaces=self.namespaces, labels=self.labels),
         ]
-        if not self.queues:
-            wrong.append("task_queue must name at least one queue")
         if not self.identity:
             wrong.append("identity must not be empty")
-        if self.max_concurrency < 1:
-            wrong.append(f"max_concurrency must be at least 1, not {self.max_concurrency}")
-        if self.prefetch < 0:
-            wrong.append(f"prefetch must not be negative, and is {self.prefetch}")
-        if not 0 < self.prefetch_window < math.inf:
-            wrong.append(f"prefetch_window must be more than 0 seconds, and finite, not {self.prefetch_window}")
-        for name, seconds in (("grace", self.grace), ("hard_limit", self.hard_limit)):
-            if seconds is not None and not seconds >= 0:
-                wrong.append(f"{name} must not be negative, and is {seconds}")
+        try:
+            self.for_loop()
+        except InvalidConfig as exc:
+            wrong.append(str(exc))
         if wrong:
             raise InvalidConfig("; ".join(wrong))
 
     @property
-    def queues(self) -> tuple[str, ...]:
-        """The queues that `task_queue` names, in order."""
-        return _names(self.task_queue)
+    def queues(self) -> Mapping[str, int]:
+        """The queues that `task_queue` names, in order, and how often each is served compared to the others."""
+        return self.for_loop().queues
 
     def for_loop(self) -> WorkerConfig:
         """Return the settings of the loop that runs the jobs."""
+        options: dict[str, Any] = {"queues": self.task_queue, "concurrency_per_kind": self.concurrency_per_kind}
         return WorkerConfig(
-            queues=self.queues,
+            **options,
             concurrency=self.max_concurrency,
             heartbeat=_HEARTBEAT,
             prefetch=self.prefetch,

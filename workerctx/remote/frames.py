@@ -89,7 +89,7 @@ class Credit(Frame, tag="credit", frozen=True):
         received: How many tasks have arrived in this session.
         free: How many more may be sent.
         at_once: Whether their runs would begin on arrival; otherwise some would wait for a slot, and I say `Began`.
-        kind_limits: Of each of these kinds at most so many among them.
+        kind_limits: Of each of these kinds at most so many among them, perhaps none.
     """
 
     received: int

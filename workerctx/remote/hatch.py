@@ -82,9 +82,9 @@ class Hatch:
     _open: bool = field(default=False, init=False)
     """Whether jobs may come: there is a session, and everything older was told in it."""
     _received: int = field(default=0, init=False)
-    _allowed: int = field(default=0, init=False)
-    """How many tasks this session may bring in all."""
-    _told_allowed: int = field(default=0, init=False)
+    _offer: tuple[int, dict[str, int]] = field(default=(0, {}), init=False)
+    """How many tasks this session may bring in all, and of some kinds how many of those that are still to come."""
+    _told_offer: tuple[int, dict[str, int]] = field(default=(0, {}), init=False)
     _claim: ClaimRequest | None = field(default=None, init=False)
     """How the worker asked last."""
     _wanted: int = field(default=0, init=False)
@@ -174,7 +174,7 @@ class Hatch:
     def replay(self) -> Sequence[FromWorker]:
         """Begin a new session: return what was not acknowledged in earlier ones."""
         with self._lock:
-            self._received = self._allowed = self._told_allowed = 0
+            self._received, self._offer, self._told_offer = 0, (0, {}), (0, {})
             self._to_tell.clear()
             self._to_begin = [lease_id for lease_id in self._begun if lease_id in self._held]
             return [outcome_frame(finish) for finish in self.unacked.snapshot()]
@@ -206,8 +206,7 @@ class Hatch:
             frames += map(outcome_frame, finishes.values())
             progress, self._progress = self._progress, {}
             frames += [Progress(lease_id, value) for lease_id, value in progress.items()]
-            if self._allowed != self._told_allowed:
-                self._told_allowed = self._allowed
+            if self._offer != self._told_offer:
                 frames.append(self._credit())
             if self._leaving is not None:
                 frames.append(Drain(self._leaving))
@@ -326,15 +325,20 @@ class Hatch:
 
     def _grant(self) -> None:
         more = self._wanted - len(self._inbox) if self._open else 0
-        self._allowed = self._received + max(0, more)
-        if self._allowed != self._told_allowed:
+        self._offer = (self._received + max(0, more), self._limits() if more > 0 else {})
+        if self._offer != self._told_offer:
             self.wake()
 
+    def _limits(self) -> dict[str, int]:
+        claim = self._claim
+        if claim is None or claim.kinds is None:
+            return {}
+        return dict(claim.kind_limits) | dict.fromkeys(set(self.kinds).difference(claim.kinds), 0)
+
     def _credit(self) -> Credit:
-        free, claim = max(0, self._allowed - self._received), self._claim
-        if claim is None:
-            return Credit(self._received, free)
-        return Credit(self._received, free, claim.began, dict(claim.kind_limits))
+        self._told_offer = allowed, limits = self._offer
+        at_once = self._claim is not None and self._claim.began
+        return Credit(self._received, max(0, allowed - self._received), at_once, limits)
 
     def _refused(self, lease_id: str, reason: str) -> None:
         finish = self.unacked.get(lease_id)

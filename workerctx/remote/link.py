@@ -155,17 +155,23 @@ class Link:
     async def _session(self) -> Step:
         """Open a session, use it, close it, and say what follows from its end."""
         step: Step | None = None
+        opened = False
         with anyio.CancelScope() as scope, ExitStack() as armed:
             # A stop wins over everything that comes before serving.
             armed.enter_context(self._stop.cancelling(scope))
             try:
                 async with self.connect() as session:
+                    opened = True
                     step = await self._use(session, armed)
-            except Exception as exc:  # noqa: BLE001 - a session that cannot be opened may be another time
-                error = _as_remote(collapse(exc))
-                if step is None:
+            except Exception as exc:
+                error = collapse(exc)
+                if opened and step is None:
+                    raise error from error.__cause__
+                if step is None:  # a session that cannot be opened may be another time
                     _log.warning("no session with the gateway: %s", error)
-                    step = self.machine.connect_failed(error)
+                    step = self.machine.connect_failed(_as_remote(error))
+                else:
+                    _log.debug("a session was not closed in good order: %s", error)
         return self.machine.shutdown() if step is None else step
 
     async def _use(self, session: WorkerSession, armed: ExitStack) -> Step:

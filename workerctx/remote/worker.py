@@ -266,7 +266,8 @@ class Worker:
         return Register(
             worker_id=self._loop.worker_id,
             namespaces=tuple(dict.fromkeys((*granted, *config.namespaces))),
-            queues=config.queues,
+            queues=tuple(self._loop.config.queues),
+            weights=dict(self._loop.config.queues),
             kinds=tuple(sorted(self.available_handlers)),
             labels=config.labels,
             concurrency=config.max_concurrency,

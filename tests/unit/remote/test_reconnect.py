@@ -16,7 +16,7 @@ from workerctx.errors import (
     SessionLost,
     Unauthenticated,
 )
-from workerctx.queue import CompleteLease
+from workerctx.queue import ClaimRequest, CompleteLease
 from workerctx.remote.asks import Asks
 from workerctx.remote.frames import Denied, Drain, Heartbeat, Register, RegisterAck, Result, ResultAck
 from workerctx.remote.hatch import Hatch
@@ -324,8 +324,7 @@ async def test_what_was_not_acknowledged_comes_before_anything_new(virtual_time)
     virtual_time()
     row = Row("", [[ACK, Rest(1), BREAK], [ACK, ResultAck(accepted=("owed 0",)), Rest(1), BREAK]], None, [])
     world = play(Row(row.name, row.sessions, None, [], owed=3))
-    claims = SimpleNamespace(limit=5, began=True, kind_limits={})
-    world.hatch.take(claims)
+    world.hatch.take(ClaimRequest(worker_id="w", limit=5))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(world.link.run)
         await anyio.sleep(3.5)
