@@ -163,7 +163,7 @@ class Link:
                 async with self.connect() as session:
                     opened = True
                     step = await self._use(session, armed)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - users write connectors
                 error = collapse(exc)
                 if opened and step is None:
                     raise error from error.__cause__
