@@ -166,4 +166,8 @@ def _lost(error: BaseException) -> SessionLost:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    """Say what went wrong: libraries wrap the cause, and some say nothing themselves."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__ if cause is None else f"{type(cause).__name__}: {cause}"
