@@ -83,12 +83,11 @@ class RemoteOptions:
             from workerctx.remote import Credentials, RemoteConfig, Worker
         except ModuleNotFoundError as exc:
             raise CommandError(str(exc)) from exc
-        if len(set(config.queues.values())) > 1:
-            raise CommandError("a gateway serves queues in their order: leave out the weights of --queue")
         settings = RemoteConfig.from_env(
             endpoint=self.endpoint,
-            task_queue=",".join(config.queues),
+            task_queue=",".join(f"{queue}={weight}" for queue, weight in config.queues.items()),
             max_concurrency=config.concurrency,
+            concurrency_per_kind=config.concurrency_per_kind,
             labels=config.labels,
             identity=name,
             prefetch=config.prefetch,

@@ -150,6 +150,9 @@ def _check(hello: Register) -> None:
         check_name("each queue, kind and label", name)
     for name in (hello.worker_id, hello.identity, hello.node, hello.host_id):
         check_name("what a worker says of itself", name)
+    for queue, weight in hello.weights.items():
+        if queue not in hello.queues or not 1 <= weight <= _MOST:
+            raise ProtocolError(f"a worker cannot have weight {weight} for the queue {queue[:40]!r}")
     for lease_id in hello.holding:
         check_id(lease_id)
     if not (1 <= hello.concurrency <= _MOST and 0 <= hello.pid <= _MOST):

@@ -284,6 +284,7 @@ class Exchange:
             labels=profile.labels,
             lease_ttl=self._config.lease_ttl,
             queues=profile.queues,
+            weights=dict(profile.weights),
             kinds=profile.kinds,
             kind_limits=line.kind_limits(),
             limit=max(1, line.room()),

@@ -24,6 +24,7 @@ class Profile:
     queues: tuple[str, ...]
     kinds: tuple[str, ...]
     labels: tuple[str, ...]
+    weights: frozenset[tuple[str, int]] = frozenset()
 
 
 @define(eq=False)

@@ -78,7 +78,7 @@ class Session:
     hello: Register
     identity: Identity
     profile: Profile = field(
-        default=Factory(lambda self: Profile(self.hello.queues, self.hello.kinds, self.hello.labels), takes_self=True),
+        default=Factory(lambda self: _profile(self.hello), takes_self=True),
         init=False,
     )
     outbox: Outbox = field(
@@ -320,3 +320,7 @@ def check_id(value: str) -> None:
     if not value:
         raise ProtocolError("a lease has an empty id")
     check_name("the id of a lease", value)
+
+
+def _profile(hello: Register) -> Profile:
+    return Profile(hello.queues, hello.kinds, hello.labels, frozenset(hello.weights.items()))

@@ -196,6 +196,8 @@ NO_REGISTRATION = [
     [Register(worker_id="w1", kinds=("a\x00b",))],
     [Register(worker_id="w1", kinds=("resize",), node="x" * 1000)],
     [Register(worker_id="w1", kinds=("resize",), concurrency=0)],
+    [Register(worker_id="w1", kinds=("resize",), weights={"default": 0})],
+    [Register(worker_id="w1", kinds=("resize",), weights={"elsewhere": 1})],
     [Register(worker_id="w1", kinds=("resize",), holding=("",))],
     [Register(worker_id="w1", kinds=("resize",), holding=tuple(map(str, range(5))))],
 ]

@@ -54,13 +54,12 @@ def test_a_gateway_without_authentication_does_not_start(capsys):
         (["worker", "remote_app:jobs", "--remote", "http://x"], "must be an address like wss://"),
         (["worker", "remote_app:jobs", "--remote", "ws://x", "--burst"], "--burst needs a store"),
         (["worker", "remote_app:jobs", "--remote", "ws://x", "--metrics-port", "0"], "--metrics-port needs a store"),
-        (["worker", "remote_app:jobs", "--remote", "ws://x", "-q", "a=2", "-q", "b=1"], "leave out the weights"),
         (["worker", "remote_app:jobs", "--remote", "ws://x", "--token-file", "nowhere"], "cannot be read"),
         (["worker", "remote_app:jobs", "--remote", "ws://x", "--token-file", "remote_app.py"], "holds no token"),
         (["worker", "remote_app:jobs", "--remote", "wss://x", "--tls-key", "k"], "add --tls-certificate"),
         (["worker", "remote_app:jobs", "--remote", "wss://x", "--tls-ca", "remote_app.py"], "cannot be used"),
     ],
-    ids=range(17),
+    ids=range(16),
 )
 def test_what_makes_no_sense_is_refused(capsys, here, words, sentence):
     """Q13, H5: each mistake has its sentence, and exit status 2."""
