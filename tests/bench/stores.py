@@ -1,0 +1,186 @@
+"""What one worker process does on each store that several processes share, and what peers do there in the same run.
+
+``python -m tests.bench stores`` starts a PostgreSQL and a Redis of its own, PostgreSQL with its default durability and
+Redis with an append-only file that is synced every second, its own default; ``--postgres URL`` and ``--redis URL`` name
+others. Databases must be empty. Take the figures on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from tests.bench.loop import Worker, jobs, latencies, noop, throughput
+from tests.bench.measure import machine, markdown
+from tests.bench.peers import PEERS, measure
+from tests.chaos.stores import PostgresServer, RedisServer
+from workerctx.queue import JobState
+from workerctx.testing import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+RUN = "no-op jobs/s"
+BULK = "`enqueue_bulk`, jobs/s"
+P50 = "pick-up, p50"
+P99 = "pick-up, p99"
+TWO = "2 processes, jobs/s"
+FOUR = "4 processes, jobs/s"
+SHARE = "4 processes, smallest share of an even one"
+FORMS = {
+    RUN: "{:,.0f}",
+    BULK: "{:,.0f}",
+    P50: "{:.2f} ms",
+    P99: "{:.2f} ms",
+    TWO: "{:,.0f}",
+    FOUR: "{:,.0f}",
+    SHARE: "{:.0%}",
+}
+"""What is measured, and how it is written."""
+
+
+class Namespaces:
+    """Empty namespaces of one store, for one measurement each."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._number = 0
+
+    def fresh(self) -> None:
+        """Have the registry of the bench use a new one, here and in the worker processes."""
+        self._number += 1
+        mark = "&" if "?" in self._url else "?"
+        os.environ["WORKERCTX_URL"] = f"{self._url}{mark}namespace=bench{os.getpid()}-{self._number}"
+
+
+async def bulk(number: int) -> float:
+    """Return how many jobs are enqueued in a second, in bulk."""
+    async with jobs:
+        requests = [noop.request(index) for index in range(number)]
+        began = time.perf_counter()
+        await jobs.enqueue_bulk(requests)
+        return number / (time.perf_counter() - began)
+
+
+async def shared(number: int, processes: int, backend: str) -> tuple[float, float]:
+    """Return the jobs per second of several processes, and the smallest part of them over an even one."""
+    async with jobs:
+        storage = jobs.storage
+
+        async def all_there() -> bool:
+            return len(await storage.workers.list()) == processes
+
+        async def all_done() -> bool:
+            return (await storage.jobs.counts())[JobState.SUCCEEDED] == number
+
+        with ExitStack() as workers:
+            for _ in range(processes):
+                workers.enter_context(Worker(backend, "--concurrency", "100"))
+            await wait_until(all_there, timeout=60)
+            began = time.perf_counter()
+            await jobs.enqueue_bulk([noop.request(index) for index in range(number)])
+            await wait_until(all_done, timeout=300)
+            seconds = time.perf_counter() - began
+        shares: Counter[str | None] = Counter()
+        cursor = None
+        while True:
+            page = await storage.jobs.list(limit=1000, cursor=cursor)
+            shares.update(job.worker_id for job in page.jobs)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    least = min(shares.values()) if len(shares) == processes else 0
+    return number / seconds, least * processes / number
+
+
+def ours(url: str, backend: str, options: argparse.Namespace) -> dict[str, float]:
+    """Measure this project on a store."""
+    place = Namespaces(url)
+    found: dict[str, list[float]] = {name: [] for name in FORMS}
+    for _ in range(options.repeat):
+        place.fresh()
+        found[RUN].append(anyio.run(throughput, options.number, 100, backend=backend))
+        place.fresh()
+        found[BULK].append(anyio.run(bulk, options.number, backend=backend))
+    place.fresh()
+    with Worker(backend):
+        anyio.run(latencies, 5, backend=backend)
+        seconds = anyio.run(latencies, options.latencies, backend=backend)
+    found[P50].append(seconds[len(seconds) // 2] * 1e3)
+    found[P99].append(seconds[int(len(seconds) * 0.99)] * 1e3)
+    for processes, name in ((2, TWO), (4, FOUR)):
+        place.fresh()
+        rate, share = anyio.run(shared, options.number * 2, processes, backend, backend=backend)
+        found[name].append(rate)
+        if processes == 4:
+            found[SHARE].append(share)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+@contextmanager
+def urls(options: argparse.Namespace, chosen: list[str]) -> Generator[dict[str, str]]:
+    """Yield the URL of each store, with servers of our own where none was named."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = {"sqlite": f"sqlite:///{folder}/jobs.db"}
+        if options.postgres is None and "postgres" in chosen:
+            (folder / "postgres").mkdir()
+            found["postgres"] = stack.enter_context(closing(PostgresServer(folder / "postgres"))).url
+        if options.redis is None and "redis" in chosen:
+            (folder / "redis").mkdir()
+            found["redis"] = stack.enter_context(closing(RedisServer(folder / "redis", sync="everysec"))).url
+        yield found | {name: url for name in ("postgres", "redis") if (url := getattr(options, name)) is not None}
+
+
+def theirs(store: str, url: str, options: argparse.Namespace) -> Generator[tuple[str, ...]]:
+    """Measure the peers of a store; yield rows."""
+    for peer in PEERS:
+        if peer.store != store:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            place = f"sqlite:///{folder}/peer.db" if store == "sqlite" else url
+            try:
+                found = measure(peer, place, options.number, 100)
+            except subprocess.CalledProcessError:  # for example one that wants a newer server
+                yield (store, peer.name, "failed", "failed", "")
+                continue
+        yield (store, f"{peer.name} {found.version}", f"{found.run:,.0f}", f"{found.enqueue:,.0f}", found.setting)
+
+
+def main(argv: list[str]) -> None:
+    """Print two tables: this project on each store, and everybody side by side."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench stores", description=__doc__)
+    parser.add_argument("--postgres", help="URL of an empty database instead of a server of our own")
+    parser.add_argument("--redis", help="URL of an empty database instead of a server of our own")
+    parser.add_argument("--store", action="append", choices=["sqlite", "postgres", "redis"], help="only this one")
+    parser.add_argument("--number", type=int, default=10_000, help="jobs a round")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds; the median counts")
+    parser.add_argument("--latencies", type=int, default=300, help="jobs whose pick-up is timed")
+    parser.add_argument("--without-peers", action="store_true", help="do not install and measure others")
+    options = parser.parse_args(argv)
+    print(machine(), flush=True)
+    chosen = options.store or ["sqlite", "postgres", "redis"]
+    columns: dict[str, dict[str, float]] = {}
+    rows: list[tuple[str, ...]] = [("store", "queue", "run/s", "enqueued/s", "setting")]
+    with urls(options, chosen) as stores:
+        for store in chosen:
+            for backend in ("asyncio", "trio"):
+                found = columns[f"{store}, {backend}"] = ours(stores[store], backend, options)
+                figures = (f"{found[RUN]:,.0f}", f"{found[BULK]:,.0f}")
+                rows.append((store, "workerctx", *figures, f"{backend}, concurrency=100, JobCtx, timeout, a layer"))
+            if not options.without_peers:
+                rows += theirs(store, stores[store], options)
+    table = [("one worker process, concurrency 100", *columns)]
+    table += [(name, *(form.format(found[name]) for found in columns.values())) for name, form in FORMS.items()]
+    markdown("this project on each store", table)
+    markdown("side by side", rows)
