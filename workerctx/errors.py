@@ -224,6 +224,10 @@ class SchemaError(QueueError):
     """The tables of a store are missing, damaged, foreign, or newer than this release."""
 
 
+class MoveRefused(QueueError):
+    """Jobs cannot go on to another store; those that are on their way wait in the outbox of the one they came from."""
+
+
 # Service ----------------------------------------------------------------------
 
 

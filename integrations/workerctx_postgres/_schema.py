@@ -76,7 +76,16 @@ _FIRST: Final = (
         next_fire_at bigint, last_fired_at bigint, PRIMARY KEY (ns, name))""",
 )
 
-MIGRATIONS: Final = (_FIRST,)
+_MOVING: Final = (
+    # What has left for another store and is not known to have arrived, and which batches have come from others.
+    """CREATE TABLE {tables}outbox (
+        ns bigint NOT NULL, batch text COLLATE "C" NOT NULL, place integer NOT NULL, target text NOT NULL,
+        record text NOT NULL, PRIMARY KEY (ns, batch, place))""",
+    """CREATE TABLE {tables}received (
+        ns bigint NOT NULL, batch text COLLATE "C" NOT NULL, PRIMARY KEY (ns, batch))""",
+)
+
+MIGRATIONS: Final = (_FIRST, _MOVING)
 """Migration n leads from schema version n to n + 1."""
 
 _META: Final = "CREATE TABLE {tables}meta (key text PRIMARY KEY, value text NOT NULL)"
@@ -158,7 +167,8 @@ def grants(role: str, *, schema: str = "public") -> tuple[str, ...]:
         schema: Where the tables are.
     """
     tables = f"{quoted(schema)}.workerctx_"
-    changed = "namespaces, groups, jobs, dependencies, cancelled_workflows, pauses, rate_limits, workers, schedules"
+    changed = "namespaces, groups, jobs, dependencies, cancelled_workflows, pauses, rate_limits, workers, schedules, "
+    changed += "outbox, received"
     names = ", ".join(f"{tables}{name}" for name in changed.split(", "))
     who = quoted(role)
     return (

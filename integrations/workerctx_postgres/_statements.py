@@ -114,7 +114,6 @@ class PostgresStatements(Statements):
     notify = "SELECT pg_notify(?, ?)"
     find_namespace = "SELECT ns FROM workerctx_namespaces WHERE name = ?"
     add_namespace = "INSERT INTO workerctx_namespaces (name) VALUES (?) ON CONFLICT DO NOTHING"
-    store_id = "SELECT value FROM workerctx_meta WHERE key = 'store'"
     move_clock = "UPDATE workerctx_meta SET value = value::bigint + ? WHERE key = 'clock_offset'"
 
     def __init__(self, schema: str) -> None:

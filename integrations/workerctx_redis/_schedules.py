@@ -30,7 +30,7 @@ class RedisSchedules:
     async def put(self, schedule: Schedule) -> None:
         """Add or replace a schedule."""
         definition = definition_text(schedule)
-        timing = json_text((schedule.cron, schedule.every, schedule.timezone))
+        timing = json_text(schedule.timing)
         fresh = optional_micros(schedule.next_after(await self._now()))
         await self._line.call(done("put_schedule", schedule.name, definition, timing, schedule.enabled, fresh))
 

@@ -123,6 +123,25 @@ class Schedule:
         fires = last <= now and now - last <= MISFIRE_GRACE
         return DueTicks((last,) if fires else (), following)
 
+    def joined(self, arriving: Schedule) -> Schedule:
+        """Return this schedule with the ticks of one of the same name that comes from another store.
+
+        If both tick alike, the next tick is the earliest that neither has fired; otherwise it stays.
+        """
+        fired = [moment for moment in (self.last_fired_at, arriving.last_fired_at) if moment is not None]
+        last = max(fired, default=None)
+        following = self.next_fire_at
+        if self.timing == arriving.timing and self.enabled and arriving.enabled:
+            ticks = [self.next_fire_at, arriving.next_fire_at]
+            left = [tick for tick in ticks if tick is not None and (last is None or tick > last)]
+            following = min(left, default=None if last is None else self.next_after(last))
+        return attrs.evolve(self, next_fire_at=following, last_fired_at=last)
+
+    @property
+    def timing(self) -> tuple[object, ...]:
+        """When it ticks, comparable."""
+        return self.cron, self.every, self.timezone
+
     def _all_since(self, first: float, now: float) -> DueTicks:
         ticks: list[float] = []
         tick: float | None = first

@@ -110,6 +110,22 @@ def retry(job: QueuedJob, now: float) -> QueuedJob:
     return _waiting(fresh, now, now)
 
 
+def arrive(job: QueuedJob, now: float, *, waiting: bool, reason: str | None = None) -> QueuedJob:
+    """Return a job of another store as it stands in this one.
+
+    Args:
+        job: Any that is not running.
+        now: The time here, which may be another one than there.
+        waiting: Whether it waits for an unfinished job.
+        reason: Why it cannot be alive here, if it cannot.
+    """
+    if job.state.is_final:
+        return job
+    if reason is not None:
+        return cancel(job, reason, now)
+    return replace(job, state=JobState.BLOCKED) if waiting else _waiting(job, job.run_at, now)
+
+
 def unblock(job: QueuedJob, now: float) -> QueuedJob:
     """Return a blocked job as waiting for its time, or for a worker."""
     return _waiting(job, max(job.run_at, now), now)

@@ -152,7 +152,7 @@ class MemorySchedules:
         with self._session.change() as change:
             schedules = self._session.store.schedules
             old = schedules.get(schedule.name)
-            keeps_time = old is not None and old.enabled and _timing(old) == _timing(schedule)
+            keeps_time = old is not None and old.enabled and old.timing == schedule.timing
             next_fire_at = old.next_fire_at if old and keeps_time else schedule.next_after(change.now)
             schedules[schedule.name] = attrs.evolve(
                 schedule, next_fire_at=next_fire_at, last_fired_at=old.last_fired_at if old else None
@@ -207,10 +207,6 @@ class MemorySchedules:
         if schedule is None:
             raise ScheduleNotFound(name)
         return schedule
-
-
-def _timing(schedule: Schedule) -> tuple[object, ...]:
-    return schedule.cron, schedule.every, schedule.timezone
 
 
 def _fire(change: Change, schedule: Schedule) -> tuple[Schedule, Sequence[EnqueueOutcome]]:

@@ -12,6 +12,8 @@ from workerctx.queue import transitions
 from workerctx.queue.model import JobState
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from workerctx.queue.memory.change import Change
     from workerctx.queue.memory.table import Table
     from workerctx.queue.model import QueuedJob
@@ -63,6 +65,10 @@ class Graph:
         """Return the parents of a job that have not ended."""
         parents = map(self._table.jobs.get, job.depends_on)
         return {parent.id for parent in parents if parent is not None and not parent.state.is_final}
+
+    def children(self, job_id: str) -> Collection[str]:
+        """Return the jobs that wait for a job."""
+        return self._children.get(job_id, ())
 
     def forget(self, job_id: str) -> None:
         """Note that a job waits for nobody any more."""

@@ -45,6 +45,15 @@ class Bucket:
             self._used = max(self._leak(until), self.limit.capacity - 1.0)
             self._closed_until = until
 
+    @property
+    def full_until(self) -> float:
+        """When all of the limit would be free again if nobody took anything more."""
+        return self._at + self._used * self.limit.interval
+
+    def fill(self, until: float, now: float) -> None:
+        """Count as used what leaves all of the limit free at a moment and not before."""
+        self._used = max(self._leak(now), (until - self._at) / self.limit.interval)
+
     def change(self, limit: RateLimit, now: float) -> None:
         """Follow another capacity and period; what is used up stays used up."""
         self._used = self._leak(now)

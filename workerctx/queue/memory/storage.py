@@ -13,6 +13,7 @@ from workerctx.errors import InvalidRequest, QueueError
 from workerctx.queue.memory.clock import Calendar
 from workerctx.queue.memory.companions import MemoryRateLimits, MemoryRenewer, MemorySchedules, MemoryWorkers
 from workerctx.queue.memory.jobs import MemoryJobs
+from workerctx.queue.memory.moving import MemoryMoving
 from workerctx.queue.memory.session import Session
 from workerctx.queue.memory.store import Store
 
@@ -34,6 +35,7 @@ class MemoryStorage:
         rate_limits: The rate limits.
         workers: The registered workers.
         schedules: The schedules.
+        moving: The way to and from other stores.
     """
 
     def __init__(self, url: str, namespace: str, store: Store) -> None:
@@ -44,6 +46,7 @@ class MemoryStorage:
         self.rate_limits: MemoryRateLimits = MemoryRateLimits(self._session)
         self.workers: MemoryWorkers = MemoryWorkers(self._session)
         self.schedules: MemorySchedules = MemorySchedules(self._session)
+        self.moving: MemoryMoving = MemoryMoving(self._session, namespace)
 
     def __repr__(self) -> str:
         return f"<MemoryStorage {self.url!r} namespace={self.namespace!r}>"

@@ -123,8 +123,8 @@ def json_text(value: object) -> str:
     return _encode(value).decode()
 
 
-def options_text(request: EnqueueRequest) -> str | None:
-    """Return the stored form of a request's rarer options, or None if all are the defaults."""
+def options_text(request: EnqueueRequest | QueuedJob) -> str | None:
+    """Return the stored form of a request's or job's rarer options, or None if all are the defaults."""
     if not (
         request.retry is not None
         or request.timeout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import msgspec
 
 from workerctx.errors import ScheduleNotFound
@@ -103,16 +104,22 @@ class SqlSchedules:
 def _put(tx: Transaction, schedule: Schedule, definition: str) -> None:
     row = tx.row(tx.sql.hold_schedule, tx.ns, schedule.name)
     old = None if row is None else read_schedule(row)
-    keeps_time = old is not None and old.enabled and _timing(old) == _timing(schedule)
+    keeps_time = old is not None and old.enabled and old.timing == schedule.timing
     next_fire_at = old.next_fire_at if old is not None and keeps_time else schedule.next_after(tx.seconds)
+    last_fired_at = None if old is None else old.last_fired_at
+    store_schedule(tx, attrs.evolve(schedule, next_fire_at=next_fire_at, last_fired_at=last_fired_at), definition)
+
+
+def store_schedule(tx: Transaction, schedule: Schedule, definition: str) -> None:
+    """Add or replace a schedule as it is, times included."""
     tx.run(
         tx.sql.put_schedule,
         tx.ns,
         schedule.name,
         int(schedule.enabled),
         definition,
-        optional_micros(next_fire_at),
-        None if old is None else optional_micros(old.last_fired_at),
+        optional_micros(schedule.next_fire_at),
+        optional_micros(schedule.last_fired_at),
     )
 
 
@@ -146,10 +153,6 @@ def _find(tx: Transaction, statement: str, name: str) -> Schedule:
     if row is None:
         raise ScheduleNotFound(name)
     return read_schedule(row)
-
-
-def _timing(schedule: Schedule) -> tuple[object, ...]:
-    return schedule.cron, schedule.every, schedule.timezone
 
 
 def definition_text(schedule: Schedule) -> str:

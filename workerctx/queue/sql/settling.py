@@ -176,7 +176,7 @@ def write_back(tx: Transaction, changed: Sequence[tuple[int, QueuedJob]], *, lis
     """
     if not changed:
         return
-    tx.run_rows(tx.sql.write_back, [(seq, *_changes(job)) for seq, job in changed])
+    tx.run_rows(tx.sql.write_back, [(seq, *changes(job)) for seq, job in changed])
     final = {seq: End.of(job) for seq, job in changed if job.state in FINAL_STATES}
     tx.ready.update(job.queue for _, job in changed if job.state not in FINAL_STATES)
     if final:
@@ -236,14 +236,15 @@ def release_dependants(tx: Transaction, parents: Mapping[int, End], *, listening
                     tx.events.append(transitions.ready(job, tx.seconds))
             unblocked.append((row.seq, state.value, waiting))
         tx.run_rows(tx.sql.unblock, unblocked)
-        tx.run_rows(tx.sql.write_back, [(seq, *_changes(job)) for seq, job in cancelled])
+        tx.run_rows(tx.sql.write_back, [(seq, *changes(job)) for seq, job in cancelled])
         if tx.listening or listening:
             tx.events.extend(transitions.ending(job, tx.seconds) for _, job in cancelled)
         tx.finished = tx.finished or bool(cancelled)
         parents = {seq: End.of(job) for seq, job in cancelled}
 
 
-def _changes(job: QueuedJob) -> tuple[object, ...]:
+def changes(job: QueuedJob) -> tuple[object, ...]:
+    """Return what `Statements.write_back` wants to know of a job beside its row."""
     return (
         job.state.value,
         job.attempt,

@@ -82,6 +82,7 @@ class Statements(ABC):
         self._steering()
         self._looking()
         self._companions()
+        self._moving()
 
     def _groups(self) -> None:
         self.newest_group = "SELECT max(grp) FROM workerctx_groups"
@@ -291,3 +292,43 @@ class Statements(ABC):
         )
         self.enable_schedule = "UPDATE workerctx_schedules SET enabled = ?, next_fire_at = ? WHERE ns = ? AND name = ?"
         self.delete_schedule = "DELETE FROM workerctx_schedules WHERE ns = ? AND name = ?"
+
+    def _moving(self) -> None:
+        self.store_id = "SELECT value FROM workerctx_meta WHERE key = 'store'"
+        waiting = f"FROM workerctx_jobs WHERE grp {self.among}"
+        self.waiting = self.array("seq", f"SELECT seq {waiting} AND state = 'queued' LIMIT ? OFFSET ?")
+        self.later = self.array("seq", f"SELECT seq {waiting} AND state = 'scheduled' LIMIT ? OFFSET ?")
+        self.ended = self.array(
+            "seq",
+            "SELECT seq FROM workerctx_jobs WHERE ns = ? AND state = ? AND finished_at IS NOT NULL LIMIT ? OFFSET ?",
+        )
+        self.any_ties = "SELECT 1 FROM workerctx_dependencies LIMIT 1"
+        self.live_children = self.array(
+            "parent, child",
+            f"SELECT d.parent, d.child FROM {self.numbers('p')} CROSS JOIN workerctx_dependencies d "
+            "CROSS JOIN workerctx_jobs c WHERE d.parent = p.value AND c.seq = d.child AND c.finished_at IS NULL",
+        )
+        self.parents = self.array(
+            "parent, child",
+            f"SELECT d.parent, d.child FROM {self.numbers('c')} CROSS JOIN workerctx_dependencies d "
+            "WHERE d.child = c.value",
+        )
+        self.running_among = self.array(
+            "seq", f"SELECT seq FROM workerctx_jobs WHERE seq {self.among} AND state = 'running'"
+        )
+        self.oldest_batch = "SELECT min(batch) FROM workerctx_outbox WHERE ns = ?"
+        self.outbox = "SELECT target, record FROM workerctx_outbox WHERE ns = ? AND batch = ? ORDER BY place"
+        self.send = "INSERT INTO workerctx_outbox (ns, batch, place, target, record) VALUES (?, ?, ?, ?, ?)"
+        self.clear_out = "DELETE FROM workerctx_outbox WHERE ns = ? AND batch = ?"
+        self.was_received = "SELECT 1 FROM workerctx_received WHERE ns = ? AND batch = ?"
+        self.receive = "INSERT INTO workerctx_received (ns, batch) VALUES (?, ?)"
+        self.put_progress = (
+            f"UPDATE workerctx_jobs SET progress = {self.text('r', 1)} FROM {self.rows('r')} "
+            f"WHERE workerctx_jobs.seq = {self.number('r', 0)}"
+        )
+        self.stopped_workflows = "SELECT workflow_id FROM workerctx_cancelled_workflows WHERE ns = ?"
+        self.limits_in_use = "SELECT scope, capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
+        self.adopt_limit = (
+            "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (?, ?, ?, ?, ?) "
+            f"ON CONFLICT (ns, scope) DO UPDATE SET tat = {self.greatest}(workerctx_rate_limits.tat, excluded.tat)"
+        )

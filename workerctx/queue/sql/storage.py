@@ -13,6 +13,7 @@ from workerctx.queue.batching import HANG_LIMIT, Batcher
 from workerctx.queue.broadcast import Broadcast
 from workerctx.queue.sql.jobs import SqlJobs
 from workerctx.queue.sql.limits import SqlRateLimits
+from workerctx.queue.sql.moving import SqlMoving
 from workerctx.queue.sql.rows import to_micros
 from workerctx.queue.sql.schedules import SqlSchedules
 from workerctx.queue.sql.workers import SqlWorkers
@@ -42,6 +43,7 @@ class SqlStorage(ABC):
     rate_limits: SqlRateLimits = attrs.field(init=False, repr=False)
     workers: SqlWorkers = attrs.field(init=False, repr=False)
     schedules: SqlSchedules = attrs.field(init=False, repr=False)
+    moving: SqlMoving = attrs.field(init=False, repr=False)
     _ns: int | None = attrs.field(default=None, init=False, repr=False)
     _broadcast: Broadcast = attrs.field(factory=Broadcast, init=False, repr=False)
     _waiters: WakeupHub = attrs.field(init=False, repr=False)
@@ -88,6 +90,7 @@ class SqlStorage(ABC):
         self.rate_limits = SqlRateLimits(self._writer, self._reader)
         self.workers = SqlWorkers(self._writer, self._reader)
         self.schedules = SqlSchedules(self._writer, self._reader)
+        self.moving = SqlMoving(self._writer, self._reader, self.namespace)
 
     # What follows from it ---------------------------------------------------
 

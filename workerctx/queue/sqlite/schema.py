@@ -68,7 +68,16 @@ _FIRST: Final = (
         next_fire_at INTEGER, last_fired_at INTEGER, PRIMARY KEY (ns, name)) WITHOUT ROWID""",
 )
 
-MIGRATIONS: Final = (_FIRST,)
+_MOVING: Final = (
+    # What has left for another store and is not known to have arrived, and which batches have come from others.
+    """CREATE TABLE workerctx_outbox (
+        ns INTEGER NOT NULL, batch TEXT NOT NULL, place INTEGER NOT NULL, target TEXT NOT NULL,
+        record TEXT NOT NULL, PRIMARY KEY (ns, batch, place)) WITHOUT ROWID""",
+    """CREATE TABLE workerctx_received (
+        ns INTEGER NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (ns, batch)) WITHOUT ROWID""",
+)
+
+MIGRATIONS: Final = (_FIRST, _MOVING)
 """Migration n leads from schema version n to n + 1."""
 
 _HAS_META: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'workerctx_meta'"

@@ -28,6 +28,7 @@ except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError("the conformance suite needs pytest: pip install 'workerctx[testing]'") from _missing
 
 _ROOMS = (
+    "arriving",
     "attempts",
     "cancelling",
     "claiming",
@@ -39,6 +40,7 @@ _ROOMS = (
     "failing",
     "housekeeping",
     "leases",
+    "moving",
     "opening",
     "refusing",
     "scheduling",
@@ -47,6 +49,8 @@ _ROOMS = (
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
+from workerctx.testing.conformance.arriving import TestMovingClashes as TestMovingClashes
+from workerctx.testing.conformance.arriving import TestMovingFamilies as TestMovingFamilies
 from workerctx.testing.conformance.attempts import TestAttempts as TestAttempts
 from workerctx.testing.conformance.cancelling import TestCancel as TestCancel
 from workerctx.testing.conformance.cancelling import TestCancelWorkflow as TestCancelWorkflow
@@ -79,6 +83,10 @@ from workerctx.testing.conformance.leases import TestExpiry as TestExpiry
 from workerctx.testing.conformance.leases import TestFencing as TestFencing
 from workerctx.testing.conformance.leases import TestProgress as TestProgress
 from workerctx.testing.conformance.leases import TestRenewal as TestRenewal
+from workerctx.testing.conformance.moving import TestMove as TestMove
+from workerctx.testing.conformance.moving import TestMoving as TestMoving
+from workerctx.testing.conformance.moving import TestMovingCompanions as TestMovingCompanions
+from workerctx.testing.conformance.moving import pair as pair
 from workerctx.testing.conformance.opening import TestNamespaces as TestNamespaces
 from workerctx.testing.conformance.opening import TestStorage as TestStorage
 from workerctx.testing.conformance.refusing import TestBadInput as TestBadInput
@@ -107,6 +115,11 @@ __all__ = [
     "TestExpiry",
     "TestFencing",
     "TestListing",
+    "TestMove",
+    "TestMoving",
+    "TestMovingClashes",
+    "TestMovingCompanions",
+    "TestMovingFamilies",
     "TestNamespaces",
     "TestOrder",
     "TestParentFailure",
@@ -128,5 +141,6 @@ __all__ = [
     "TestWakeups",
     "TestWorkers",
     "TestWorkflow",
+    "pair",
     "storage",
 ]
