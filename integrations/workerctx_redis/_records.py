@@ -121,7 +121,23 @@ def to_claimed(row: Sequence[Any], groups: Groups, now: int, ttl: float, *, bega
     return job, Lease(job.lease_id, job.id, record.worker_id or "", granted, ttl, expires)
 
 
-def _build(job_id: str, record: Record, row: Sequence[Any], groups: Groups, now: int, *, unbegun: bool) -> QueuedJob:
+def from_outbox(entry: Sequence[Any], now: int) -> QueuedJob:
+    """Return a job that has left its place: its id, record and group, then what else is stored of it."""
+    job_id, text, group, *rest = entry
+    record = _decode_record(text)
+    row = (job_id, text, *rest, ())
+    return _build(job_id, record, row, {record.group: Group(*_decode_group(group))}, now, unbegun=False)
+
+
+def _build(
+    job_id: str,
+    record: Record,
+    row: Sequence[Any],
+    groups: Groups | Mapping[int, Group],
+    now: int,
+    *,
+    unbegun: bool,
+) -> QueuedJob:
     _, _, payload, stored_options, errors, progress, result, upstream = row
     group = groups[record.group]
     options = _decode_options(stored_options) if stored_options else _NO_OPTIONS

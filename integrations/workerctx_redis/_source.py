@@ -16,7 +16,7 @@ AT_ONCE: Final = 1000
 STAGED_FOR: Final = 300
 """Seconds after which the parts of a large batch vanish whose sender has vanished."""
 
-_ROOMS: Final = ("enqueue", "claim", "finish", "steer", "look", "companions")
+_ROOMS: Final = ("enqueue", "claim", "finish", "steer", "look", "companions", "moving")
 
 _SETTINGS: Final = f"""local settings = {{
   at_once = {AT_ONCE}, staged_for = {STAGED_FOR}, delivery_margin = {DELIVERY_MARGIN},

@@ -16,6 +16,7 @@ from workerctx_redis._endpoint import Endpoint
 from workerctx_redis._jobs import RedisJobs
 from workerctx_redis._limits import RedisRateLimits
 from workerctx_redis._line import Line
+from workerctx_redis._moving import RedisMoving
 from workerctx_redis._operations import Operation, done
 from workerctx_redis._records import Groups, to_event
 from workerctx_redis._renewer import RedisRenewer
@@ -61,6 +62,7 @@ class RedisStorage:
     rate_limits: RedisRateLimits = attrs.field(repr=False, init=False)
     workers: RedisWorkers = attrs.field(repr=False, init=False)
     schedules: RedisSchedules = attrs.field(repr=False, init=False)
+    moving: RedisMoving = attrs.field(repr=False, init=False)
     _is_open: bool = attrs.field(repr=False, default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -73,6 +75,7 @@ class RedisStorage:
         self.rate_limits = RedisRateLimits(self._line)
         self.workers = RedisWorkers(self._line)
         self.schedules = RedisSchedules(self._line)
+        self.moving = RedisMoving(self._line, self.jobs)
 
     async def __aenter__(self) -> Self:
         if self._is_open:

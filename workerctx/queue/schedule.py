@@ -134,7 +134,7 @@ class Schedule:
         if self.timing == arriving.timing and self.enabled and arriving.enabled:
             ticks = [self.next_fire_at, arriving.next_fire_at]
             left = [tick for tick in ticks if tick is not None and (last is None or tick > last)]
-            following = min(left, default=None if last is None else self.next_after(last))
+            following = min(left, default=None)
         return attrs.evolve(self, next_fire_at=following, last_fired_at=last)
 
     @property

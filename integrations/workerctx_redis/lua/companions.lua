@@ -116,13 +116,19 @@ local function schedule(name)
   return { name, row[1], row[2] == '1', tonumber(row[3] or '') or false, tonumber(row[4] or '') or false, row[5] }
 end
 
+local function define(name, definition, timing)
+  call('HSET', key('schedule', name), 'definition', definition, 'timing', timing)
+  call('SADD', SCHEDULES, name)
+end
+
+shared.schedule, shared.set_times, shared.define = schedule, set_times, define
+
 -- The same timing goes on where it was, a changed one starts afresh.
 function actions.put_schedule(name, definition, timing, enabled, fresh)
   local old = schedule(name)
   local due = fresh
   if old and old[3] and old[6] == timing then due = old[4] end
-  call('HSET', key('schedule', name), 'definition', definition, 'timing', timing)
-  call('SADD', SCHEDULES, name)
+  define(name, definition, timing)
   set_times(name, enabled, due)
 end
 

@@ -25,6 +25,8 @@ local function all_groups()
   return found
 end
 
+shared.all_groups = all_groups
+
 -- The sets of ids, in their order, in which every job that matches is to be found.
 local function sources(wanted)
   if wanted.unique_key then return { key('keyed', wanted.unique_key) } end

@@ -109,6 +109,8 @@ local function remove(job)
   for _, at in ipairs({ JOBS, PAYLOADS, OPTIONS, RESULTS, ERRORS, PROGRESS }) do hset(at, job.id, false) end
 end
 
+shared.remove = remove
+
 function actions.delete(id)
   local job = load(id)
   if not job then return { 'missing' } end
