@@ -59,19 +59,17 @@ class RedisMoving:
         """Add the records of a batch."""
         texts, rows = _rows(batch.jobs)
         schedules = [_schedule_row(schedule) for schedule in batch.schedules]
-        weight = sum(len(job.payload_json) + len(job.result_json or b"") for job in batch.jobs)
 
         def read(answer: Answer) -> Arrived:
-            match answer.result:
-                case ["again"]:
-                    return Arrived(again=True)
-                case ["taken", ids]:
-                    check_absent(ids)
-            _, cancelled = answer.result
-            return Arrived(jobs=len(rows), schedules=len(schedules), cancelled=dict(cancelled))
+            word, *rest = answer.result
+            if word == "again":
+                return Arrived(again=True)
+            if word == "taken":
+                check_absent(*rest)
+            return Arrived(jobs=len(rows), schedules=len(schedules), cancelled=dict(*rest))
 
         words = ("put_in", batch.id, texts, rows, schedules)
-        return await self._line.call(Operation(words, read, grows=True, weight=weight, limit=PUBLISH_LIMIT))
+        return await self._line.call(Operation(words, read, grows=True, limit=PUBLISH_LIMIT))
 
     async def clear_out(self, batch_id: str) -> None:
         """Forget a batch that has arrived."""
