@@ -42,10 +42,13 @@ _ROOMS = (
     "leases",
     "moving",
     "opening",
+    "ordering",
     "refusing",
     "scheduling",
+    "subscribing",
     "support",
     "waiting",
+    "workflows",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
@@ -56,19 +59,15 @@ from workerctx.testing.conformance.cancelling import TestCancel as TestCancel
 from workerctx.testing.conformance.cancelling import TestCancelWorkflow as TestCancelWorkflow
 from workerctx.testing.conformance.cancelling import TestPause as TestPause
 from workerctx.testing.conformance.claiming import TestClaim as TestClaim
-from workerctx.testing.conformance.claiming import TestOrder as TestOrder
-from workerctx.testing.conformance.claiming import TestQueues as TestQueues
 from workerctx.testing.conformance.claiming import TestSuitability as TestSuitability
 from workerctx.testing.conformance.companions import TestRateLimits as TestRateLimits
 from workerctx.testing.conformance.companions import TestWorkers as TestWorkers
 from workerctx.testing.conformance.dependencies import TestDependencies as TestDependencies
 from workerctx.testing.conformance.dependencies import TestParentFailure as TestParentFailure
-from workerctx.testing.conformance.dependencies import TestWorkflow as TestWorkflow
 from workerctx.testing.conformance.enqueueing import TestBulk as TestBulk
 from workerctx.testing.conformance.enqueueing import TestEnqueue as TestEnqueue
 from workerctx.testing.conformance.enqueueing import TestUniqueKey as TestUniqueKey
 from workerctx.testing.conformance.events import TestEvents as TestEvents
-from workerctx.testing.conformance.events import TestSubscribers as TestSubscribers
 from workerctx.testing.conformance.expiring import TestExpiresAt as TestExpiresAt
 from workerctx.testing.conformance.failing import TestBackoff as TestBackoff
 from workerctx.testing.conformance.failing import TestDeadJobs as TestDeadJobs
@@ -89,12 +88,16 @@ from workerctx.testing.conformance.moving import TestMovingCompanions as TestMov
 from workerctx.testing.conformance.moving import pair as pair
 from workerctx.testing.conformance.opening import TestNamespaces as TestNamespaces
 from workerctx.testing.conformance.opening import TestStorage as TestStorage
+from workerctx.testing.conformance.ordering import TestOrder as TestOrder
+from workerctx.testing.conformance.ordering import TestQueues as TestQueues
 from workerctx.testing.conformance.refusing import TestBadInput as TestBadInput
 from workerctx.testing.conformance.scheduling import TestSchedules as TestSchedules
+from workerctx.testing.conformance.subscribing import TestSubscribers as TestSubscribers
 from workerctx.testing.conformance.support import StorageFactory as StorageFactory
 from workerctx.testing.conformance.support import storage as storage
 from workerctx.testing.conformance.waiting import TestResult as TestResult
 from workerctx.testing.conformance.waiting import TestWakeups as TestWakeups
+from workerctx.testing.conformance.workflows import TestWorkflow as TestWorkflow
 
 __all__ = [
     "StorageFactory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -134,3 +135,10 @@ class Listener:
     async def words(self) -> list[str]:
         """Return the class names of what was published since the last call."""
         return [type(event).__name__ for event in await self.heard()]
+
+
+@asynccontextmanager
+async def listening(storage: Storage) -> AsyncGenerator[Listener]:
+    """Subscribe for the length of a block."""
+    async with storage.jobs.subscribe() as stream:
+        yield Listener(storage, stream)
