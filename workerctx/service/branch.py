@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from workerctx.queue import Schedule, Storage
-    from workerctx.service.extract import Scope
     from workerctx.service.layers.base import Layer
     from workerctx.service.options import HandlerOptions
+    from workerctx.service.reading import Scope
     from workerctx.service.schedules import Declaration
     from workerctx.service.sending import EnqueueHook
     from workerctx.service.store import RegistryStore

@@ -1,75 +1,23 @@
-"""Injection: what a handler asks for by annotation, compiled once into a plan of steps.
-
-A parameter that is to be injected is keyword-only and says so with its default::
-
-    async def resize(ctx: JobCtx, path: str, *, db: Annotated[DB, From(get_db)] = injected()) -> str: ...
-
-Where its value comes from is the annotation's business: `From` a provider; a type that implements `FromRequest`; any
-other type, looked up in the request's data. A provider's own parameters are filled in the same way, without a default.
-"""
+"""What fills the injected parameters of a function: compiled once from its annotations into a plan of calls."""
 
 from __future__ import annotations
 
 import inspect
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from enum import Enum, auto
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, Self, TypeAlias, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_origin
 
 from attrs import Factory, define, frozen
 
 from workerctx.errors import InvalidHandler
+from workerctx.service.inject import INJECTED, From, Provider, source_of
+from workerctx.service.reading import is_async, read_signature
 from workerctx.service.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
-Provider: TypeAlias = "Callable[..., Any]"
-Scope: TypeAlias = "Mapping[str, Any] | None"
-
-
-class FromRequest(Protocol):
-    """A type that makes its own value from a request; `from_request` may be async."""
-
-    @classmethod
-    def from_request(cls, request: Request, /) -> Self | Awaitable[Self]:
-        """Return the value for this request.
-
-        Raises:
-            MissingData: The request lacks what is needed.
-        """
-        ...
-
-
-@frozen(eq=False)
-class From:
-    """Marks, in `Annotated`, who provides a parameter: ``Annotated[DB, From(get_db)]``.
-
-    One provider is called once per request, however many parameters name it.
-
-    Args:
-        provider: A function, sync or async; or one decorated with `contextlib.asynccontextmanager` or
-            `contextlib.contextmanager`, which is left after the handler; or a class, whose instances are entered and
-            left if they are context managers. Sync ones run on the event loop, so they must not block.
-    """
-
-    provider: Provider
-
-
-class _Injected(Enum):
-    INJECTED = auto()
-
-    def __repr__(self) -> str:
-        return "injected()"
-
-
-INJECTED: Final = _Injected.INJECTED
-"""What `injected` returns: the default that marks a parameter."""
-
-
-def injected() -> Any:
-    """Mark a keyword-only parameter, as its default, to be filled by its annotation when the job runs."""
-    return INJECTED
+    from workerctx.service.reading import Scope
 
 
 class _Mode(Enum):
@@ -151,66 +99,6 @@ def compile_plan(where: str, parameters: Mapping[str, Any], scope: Scope = None)
     outputs = tuple((name, compiler.source(f"{where}({name})", hint)) for name, hint in parameters.items())
     steps = tuple(compiler.steps)
     return Plan(steps, outputs, any(step.mode in {_Mode.ENTER, _Mode.ENTER_SYNC} for step in steps))
-
-
-def read_signature(
-    function: Callable[..., Any], where: str, scope: Scope = None, *, with_result: bool = True
-) -> inspect.Signature:
-    """Return a signature with its annotations resolved.
-
-    Args:
-        function: Any callable.
-        where: Its name, for messages.
-        scope: Local names around a function that was defined inside another one.
-        with_result: Whether the return annotation matters; if not, it may name what only a type checker knows.
-
-    Raises:
-        InvalidHandler: It has none, or a name in an annotation cannot be resolved at run time.
-    """
-    names = scope if "<locals>" in getattr(function, "__qualname__", "") else None
-    try:
-        try:
-            return inspect.signature(function, locals=names, eval_str=True)
-        except NameError:
-            if with_result:
-                raise
-            return _without_result(function, names)
-    except (TypeError, ValueError) as exc:
-        raise InvalidHandler(f"cannot read the signature of {where}: {exc}; wrap it in a function") from exc
-    except NameError as exc:
-        raise InvalidHandler(
-            f"cannot resolve the annotations of {where}: {exc}; its types decide how jobs are decoded and injected, "
-            "so import them outside `if TYPE_CHECKING:`"
-        ) from exc
-
-
-def _without_result(function: Callable[..., Any], local: Scope) -> inspect.Signature:
-    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
-    signature = inspect.signature(function)
-    parameters = [
-        each.replace(annotation=eval(each.annotation, names, local)) if isinstance(each.annotation, str) else each  # noqa: S307 - an annotation is code of the program, and inspect evaluates it the same way
-        for each in signature.parameters.values()
-    ]
-    return inspect.Signature(parameters)
-
-
-def source_of(annotation: Any) -> Any:
-    """Return the marker of an annotation that says where a value comes from, or None if it has none."""
-    if get_origin(annotation) is not Annotated:
-        return None
-    for marker in get_args(annotation)[1:]:
-        if isinstance(marker, From) or callable(getattr(marker, "from_request", None)):
-            return marker
-    return None
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Tell whether calling a function, partial, method or callable object gives a coroutine."""
-    while isinstance(function, partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or (
-        not isinstance(function, type) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the method itself is wanted
-    )
 
 
 @define(eq=False)

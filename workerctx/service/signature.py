@@ -10,16 +10,18 @@ from attrs import frozen
 
 from workerctx.errors import InvalidHandler
 from workerctx.lifecycle import WorkerContext
-from workerctx.service.extract import INJECTED, Plan, compile_plan, is_async, read_signature, source_of
+from workerctx.service.extract import Plan, compile_plan
+from workerctx.service.inject import INJECTED, source_of
 from workerctx.service.jobctx import JobCtx
 from workerctx.service.payload import Payload, Result
 from workerctx.service.processctx import ProcessCtx
+from workerctx.service.reading import is_async, read_signature
 from workerctx.service.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from workerctx.service.extract import Scope
+    from workerctx.service.reading import Scope
 
 _BOTH: Final = (JobCtx, WorkerContext)
 _CONTEXTS: Final = (*_BOTH, ProcessCtx)
