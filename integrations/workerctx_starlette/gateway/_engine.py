@@ -11,6 +11,7 @@ from attrs import Factory, define, field
 
 from workerctx.queue import ReleaseLease
 from workerctx.runtime.persist import keep_on
+from workerctx.runtime.schedule import Ticker
 from workerctx_starlette.gateway._connection import BREACH, GOING_AWAY
 from workerctx_starlette.gateway._exchange import Exchange
 from workerctx_starlette.gateway._leases import Leases
@@ -87,6 +88,7 @@ class Engine:
             for chore in (
                 lambda: self._exchange(exchanged),
                 lambda: self.progress.run(name),
+                lambda: Ticker(self.storage, ()).run(name),
                 lambda: keep_on(name, "renew leases", config.heartbeat, self.leases.renew),
                 lambda: keep_on(name, "reap expired leases", config.reap_interval, self._reap),
                 lambda: keep_on(name, "keep the list of workers", config.heartbeat, self.roster.turn),

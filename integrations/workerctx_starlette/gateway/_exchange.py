@@ -126,8 +126,9 @@ class Exchange:
         lease_id = finish.lease_id
         known = self._telling.get(lease_id) or self._reports.get(lease_id)
         if known is not None:
-            if session is not None:
+            if session is not None and session not in known.audience:
                 known.audience.append(session)
+                session.telling += 1
             return
         if self._remembers(lease_id):
             if session is not None:
@@ -138,6 +139,8 @@ class Exchange:
             holding.reported = True
         self._began.pop(lease_id, None)
         self._reports[lease_id] = Report(finish, [] if session is None else [session])
+        if session is not None:
+            session.telling += 1
         self._nudge()
 
     def begin(self, leases: Iterable[str]) -> None:
@@ -293,6 +296,8 @@ class Exchange:
 
     def _told(self, report: Report, error: QueueError | None) -> None:
         lease_id = report.finish.lease_id
+        for session in report.audience:
+            session.telling -= 1
         if error is None:
             self._leases.drop(lease_id)
             self._remember(lease_id)

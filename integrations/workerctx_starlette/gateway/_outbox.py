@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _ENOUGH: Final = 4 * 1024 * 1024
 """Bytes of answers that may wait before the worker is not listened to any more."""
 
+_SMALLEST_REPLY: Final = 256
 _LAST_WORDS: Final = 1.0
 """Seconds that saying goodbye may take."""
 
@@ -51,7 +52,7 @@ class Outbox:
         """Send a frame soon."""
         self._frames.append(frame)
         if isinstance(frame, Reply):
-            self._bytes += len(frame.value)
+            self._bytes += len(frame.value) + _SMALLEST_REPLY
         self._nudge()
 
     def put_all(self, frames: Iterable[FromGateway]) -> None:
@@ -80,9 +81,14 @@ class Outbox:
         self._frames = [frame for frame in self._frames if not isinstance(frame, Task)]
         return unsent
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether too much waits to be sent."""
+        return self._bytes > _ENOUGH
+
     async def room(self) -> None:
         """Wait until not too much waits to be sent; no checkpoint if that is so."""
-        while self._bytes > _ENOUGH:
+        while self.is_crowded:
             self._crowded = anyio.Event()
             await self._crowded.wait()
 

@@ -67,6 +67,7 @@ class Session:
         profile: What it can take.
         outbox: What waits to be sent to it.
         holdings: Leases that it holds, by id.
+        telling: How many of its outcomes are on their way to the store.
         kind_limits: How many more jobs of each of these kinds it takes.
         heard_at: When it said something last, on the event loop's clock.
         state: What it last said of itself.
@@ -85,6 +86,7 @@ class Session:
         default=Factory(lambda self: Outbox(self._connection, self._undeliverable), takes_self=True), init=False
     )
     holdings: dict[str, Holding] = field(factory=dict[str, "Holding"], init=False)
+    telling: int = field(default=0, init=False)
     kind_limits: dict[str, int] = field(factory=dict[str, int], init=False)
     heard_at: float = field(factory=anyio.current_time, init=False)
     state: str = field(default="running", init=False)
@@ -114,6 +116,11 @@ class Session:
         if self._drained:
             return 0
         return min(self._allowance - self._sent, self._engine.config.max_concurrency - len(self.holdings))
+
+    @property
+    def _most_leases(self) -> int:
+        # Twice as many as it is given, as there may be outcomes of an earlier process among them.
+        return 2 * self._engine.config.max_concurrency
 
     def __str__(self) -> str:
         return f"worker {self.worker_id} ({self.identity.subject} on {self.hello.node or 'an unnamed machine'})"
@@ -165,9 +172,10 @@ class Session:
         Raises:
             ProtocolError: It cannot hold that many.
         """
-        limit = 2 * self._engine.config.max_concurrency
-        if len(leases) > limit:
-            raise ProtocolError(f"it says that it holds {len(leases)} leases, and no worker may hold more than {limit}")
+        if len(leases) > self._most_leases:
+            raise ProtocolError(
+                f"it says that it holds {len(leases)} leases, and none holds more than {self._most_leases}"
+            )
         self._doubtful.update(await self._engine.leases.bring_back(leases, self.worker_id))
         for lease_id in leases:
             if lease_id not in self._doubtful:
@@ -237,6 +245,8 @@ class Session:
         if holding is not None and holding.session.worker_id != self.worker_id:
             self.outbox.lose(lease_id)
             return
+        if self.telling >= self._most_leases:
+            raise ProtocolError(f"it tells more than {self._most_leases} outcomes at once, which no worker can owe")
         self._doubtful.discard(lease_id)
         size = len(frame.outputs) if isinstance(frame, Result) else len(msgspec.msgpack.encode(frame.error))
         if size > MAX_JSON_BYTES:
@@ -277,8 +287,8 @@ class Session:
             if lease_id in self.holdings or lease_id in self._doubtful or engine.exchange.is_stored(lease_id):
                 continue
             check_id(lease_id)
-            if len(self.holdings) >= 2 * engine.config.max_concurrency:
-                raise ProtocolError(f"it says that it holds more than {2 * engine.config.max_concurrency} leases")
+            if len(self.holdings) >= self._most_leases:
+                raise ProtocolError(f"it says that it holds more than {self._most_leases} leases")
             if engine.leases.get(lease_id) is None:
                 engine.leases.take(self, lease_id)
             else:
@@ -287,6 +297,8 @@ class Session:
 
     def _take_request(self, frame: Request, tasks: TaskGroup) -> None:
         limit = self._engine.config.max_requests
+        if self.outbox.is_crowded:
+            raise ProtocolError("it asks for more than it reads")
         if self._asking >= limit:
             busy = StoreBusy(f"this worker has {limit} requests under way, and may have no more: try again")
             self.outbox.put(Reply(frame.id, fault=Fault.of(busy)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 import anyio
+import attrs
+import msgspec
 import pytest
 
 from workerctx.errors import InvalidConfig, PermissionDenied, Unauthenticated
@@ -363,6 +365,24 @@ async def test_requests_are_bounded(gateway, decent, storage, peer_of):
         busy = [await worker.hear(Reply) for _ in range(3)]
         assert {reply.fault.kind for reply in busy} == {"StoreBusy"}
         assert {reply.id for reply in busy} == {2, 3, 4}
+        await decent()
+
+
+async def test_a_flood_in_one_message_is_a_breach(gateway, decent, peer_of):
+    """R7: more outcomes than anybody can owe, and more requests than are ever answered, end the session."""
+    floods = [
+        [Result(f"lease-{number}") for number in range(5)],
+        [Request(number, b"") for number in range(20_000)],
+    ]
+    limits = attrs.evolve(LIMITS, max_message=8_000_000)
+    generous = Gateway(gateway._stores, authenticate=gateway._authenticate, config=limits)
+    async with generous:
+        for flood in floods:
+            async with peer_of(generous) as worker:
+                await worker.register()
+                await worker.say_raw(msgspec.msgpack.encode(flood))
+                assert await shut_out(worker)
+    async with gateway:
         await decent()
 
 

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from workerctx.errors import InvalidConfig
-from workerctx.queue import CancelReason, Constant, EnqueueRequest, JobState, WorkerCommand
+from workerctx.queue import CancelReason, Constant, EnqueueRequest, JobState, Schedule, WorkerCommand
 from workerctx.remote.asking import encode_call, read_reply
 from workerctx.remote.calls import AwaitEnd, Enqueue, GetJob, RetryJob
 from workerctx.remote.frames import (
@@ -339,6 +339,14 @@ async def test_handlers_ask_the_store_of_their_namespace(gateway, storage, peer_
         assert not (await ask(AwaitEnd("job-1", 0.01), 5)).job().state.is_final
         with pytest.raises(Exception, match="may not call RetryJob"):
             await ask(RetryJob("job-1"), 6)
+
+
+async def test_schedules_fire_where_there_is_only_a_gateway(gateway, storage, peer_of):
+    """W11: a gateway fires what is due, like any worker loop, as there may be nobody else to do so."""
+    await storage.schedules.put(Schedule("often", EnqueueRequest("resize"), every=0.2))
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await worker.tasks(2)
 
 
 async def test_the_workers_are_on_the_list_and_hear_commands(gateway, storage, peer_of, eventually):
