@@ -343,7 +343,7 @@ async def test_handlers_ask_the_store_of_their_namespace(gateway, storage, peer_
 
 async def test_schedules_fire_where_there_is_only_a_gateway(gateway, storage, peer_of):
     """W11: a gateway fires what is due, like any worker loop, as there may be nobody else to do so."""
-    await storage.schedules.put(Schedule("often", EnqueueRequest("resize"), every=0.2))
+    await storage.schedules.put(Schedule(name="often", request=EnqueueRequest("resize"), every=0.2))
     async with gateway, peer_of(gateway) as worker:
         await worker.register()
         await worker.tasks(2)
