@@ -10,18 +10,19 @@ from pathlib import Path
 import anyio
 
 from workerctx import JobCtx, JobRegistry
+from workerctx.errors import QueueError
 from workerctx.lifecycle import worker_event
-from workerctx.queue import Constant
+from workerctx.queue import Constant, JobState
 from workerctx.runtime.events import JobFinished, JobLost, JobOutcome
 
-FOLDER = "CHAOS_FOLDER"
+BACKLOG = 1000
 
 
 class Log:
     """Lines that survive a kill, because each is one write."""
 
-    def __init__(self, folder: Path, role: str) -> None:
-        path = folder / f"{role}-{os.getpid()}-{time.monotonic_ns()}.log"
+    def __init__(self, folder: Path) -> None:
+        path = folder / f"{os.getpid()}-{time.monotonic_ns()}.log"
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def write(self, *words: object) -> None:
@@ -29,7 +30,7 @@ class Log:
 
 
 jobs = JobRegistry()
-log = Log(Path(os.environ[FOLDER]), "worker")
+log = Log(Path(os.environ["CHAOS_FOLDER"]))
 
 
 @jobs.register(max_attempts=1000, retry=Constant(0.0))
@@ -47,3 +48,17 @@ def note_runs_in_vain(_: object, event: object) -> None:
         log.write("refused" if event.after_run else "lost", event.lease_id)
     elif isinstance(event, JobFinished) and event.outcome is JobOutcome.RELEASED:
         log.write("released", event.job.lease_id)
+
+
+async def produce(dice: random.Random) -> None:
+    """Enqueue, alone and in bulk, until killed."""
+    while True:
+        try:
+            # Enough that every worker always holds leases, and no more than can be finished in the end.
+            if (await jobs.storage.jobs.counts())[JobState.QUEUED] < BACKLOG:
+                outcomes = await jobs.enqueue_bulk([chaos.request(0)] * dice.choice([1, 50, 200]))
+                for outcome in outcomes:
+                    log.write("enqueued", outcome.id)
+        except QueueError as exc:
+            log.write("told", repr(exc))
+        await anyio.sleep(dice.uniform(0, 0.05))
