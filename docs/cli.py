@@ -23,6 +23,8 @@ SHARED = ("--storage", "--app", "--json")
 """Options of every command that looks after a store; the page tells of them once."""
 SERVING = ("workerctx worker", "workerctx gateway")
 """The commands that are processes of their own."""
+TWO_STORES = ("workerctx move",)
+"""The commands that name their stores otherwise."""
 
 _COMMANDS = re.compile(r"(?<=<!-- commands -->\n).*", re.DOTALL)
 _OWN_VARIABLE = re.compile(r" \[env var: (\w+)\]")
@@ -60,7 +62,7 @@ def _section(call: str, command: App) -> str:
     operands = [each for each in taken if not each.name.startswith("-")]
     usage = " ".join([call, *map(_operand, operands), "[OPTIONS]"])
     text = inspect.cleandoc(command.help)
-    rows = [_row(each) for each in taken if call in SERVING or each.name not in SHARED]
+    rows = [_row(each) for each in taken if call in SERVING + TWO_STORES or each.name not in SHARED]
     table = "".join(["\n| | | Variable |\n|---|---|---|\n", *rows]) if rows else ""
     return f"\n### `{call}`\n\n```sh\n{usage}\n```\n\n{text}\n{table}"
 

@@ -19,6 +19,7 @@ from workerctx.cli.jobs import jobs
 from workerctx.cli.logs import LogOptions
 from workerctx.cli.metrics import MetricsOptions
 from workerctx.cli.migrate import migrate
+from workerctx.cli.move import move_store
 from workerctx.cli.output import complain
 from workerctx.cli.prune import prune
 from workerctx.cli.queues import queues
@@ -118,3 +119,4 @@ app.command(schedules)
 app.command(workflows)
 app.command(prune)
 app.command(migrate)
+app.command(move_store, name="move")

@@ -77,11 +77,29 @@ class StoreOptions:
             raise CommandError(
                 f"no store is named: pass --storage URL or --app MODULE:OBJECT, or set {URL_VARIABLE} or {APP_VARIABLE}"
             )
-        if url.partition("?")[0].rstrip("/") == "memory:":
-            raise CommandError(
-                "memory:// is a new, empty store for everyone who opens it: name one that your workers see"
-            )
-        return url
+        return visible(url)
+
+
+def visible(url: str) -> str:
+    """Return the URL of a store that others see too.
+
+    Raises:
+        CommandError: Nobody but this process could see it.
+    """
+    if url.partition("?")[0].rstrip("/") == "memory:":
+        raise CommandError("memory:// is a new, empty store for everyone who opens it: name one that your workers see")
+    return url
+
+
+def missing_file(url: str) -> Path | None:
+    """Return the file of a SQLite store if it is not there."""
+    file = sqlite_file(url)
+    return None if file is None or file.exists() else file
+
+
+def no_file(file: Path) -> CommandError:
+    """Return what is wrong with a path that leads nowhere."""
+    return CommandError(f"there is no file {file}: check the path, or make it with `workerctx migrate`")
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -110,13 +128,12 @@ def on_store(
 
     def open_and_run() -> int:
         url = options.url()
-        file = sqlite_file(url)
-        is_new = file is not None and not file.exists()
-        if is_new and not creates:
-            raise CommandError(f"there is no file {file}: check the path, or make it with `workerctx migrate`")
+        new = missing_file(url)
+        if new is not None and not creates:
+            raise no_file(new)
         status = anyio.run(run, url)
-        if is_new:
-            out.note(f"made {file}")
+        if new is not None:
+            out.note(f"made {new}")
         return status
 
     return guarded(open_and_run)

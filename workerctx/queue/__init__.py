@@ -45,6 +45,8 @@ from workerctx.queue.model import Lease as Lease
 from workerctx.queue.model import QueuedJob as QueuedJob
 from workerctx.queue.model import QueueInfo as QueueInfo
 from workerctx.queue.model import Renewed as Renewed
+from workerctx.queue.moving import MoveReport as MoveReport
+from workerctx.queue.moving import move as move
 from workerctx.queue.request import EnqueueRequest as EnqueueRequest
 from workerctx.queue.retry import DEFAULT_RETRY as DEFAULT_RETRY
 from workerctx.queue.retry import Constant as Constant
@@ -91,6 +93,7 @@ __all__ = [
     "LeaseRenewer",
     "Linear",
     "Misfire",
+    "MoveReport",
     "QueueInfo",
     "QueuedJob",
     "RateLimit",
@@ -115,5 +118,6 @@ __all__ = [
     "connect",
     "decode_json",
     "encode_json",
+    "move",
     "new_id",
 ]

@@ -26,7 +26,7 @@ def test_every_reason_is_explained():
     assert sorted(code for row in rows for code in re.findall(r"`(\w+)`", row)) == sorted(Why)
 
 
-@pytest.mark.parametrize("call", [call for call in COMMANDS if call not in page.SERVING])
+@pytest.mark.parametrize("call", [call for call in COMMANDS if call not in page.SERVING + page.TWO_STORES])
 def test_every_command_takes_a_store(call):
     """Each command that looks after a store has the options that the page tells of once, with their variables."""
     taken = {argument.name: page.variables(argument) for argument in page.arguments(COMMANDS[call])}
