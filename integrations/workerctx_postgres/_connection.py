@@ -109,8 +109,17 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
         known = {**_LIMITS, **conninfo_to_dict(location), **options}
         if not pooled:
             milliseconds = round(timeout * 1000)
-            limits = f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={2 * milliseconds}"
-            known["options"] = f"{limits} {known.get('options', '')}".strip()
+            settings = {
+                "statement_timeout": milliseconds,
+                # A process that stands still must not keep its locks.
+                "idle_in_transaction_session_timeout": 2 * milliseconds,
+                # Our statements find few rows by indexes, however a queue's statistics are out of date.
+                "enable_hashjoin": "off",
+                "enable_mergejoin": "off",
+                "jit": "off",
+            }
+            ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
+            known["options"] = f"{ours} {known.get('options', '')}".strip()
         return make_conninfo("", **known)
     except psycopg.ProgrammingError as exc:
         raise InvalidRequest(f"PostgreSQL does not understand this URL: {_sentence(exc)}") from exc

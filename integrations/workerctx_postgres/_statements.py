@@ -96,11 +96,14 @@ class PostgresStatements(Statements):
         "began = (s.value->>4)::int, claimed_at = ?, cancel = NULL "
         "FROM dealt d JOIN jsonb_array_elements(?::jsonb) s "
         "ON d.place > (s.value->>0)::int AND d.place <= (s.value->>1)::int "
-        "WHERE j.seq = d.seq AND j.seq = ANY (ARRAY(SELECT seq FROM dealt)) "
+        "WHERE j.seq = d.seq "
         f"RETURNING d.place, {_COLUMNS}) "
-        "SELECT s.seen, h.seq, l.* FROM (SELECT count(*) AS seen FROM seen) s "
-        "LEFT JOIN heads h ON true LEFT JOIN leased l ON l.seq = h.seq ORDER BY l.place"
+        f"SELECT (SELECT count(*) FROM seen), leased.* FROM leased "
+        f"UNION ALL SELECT (SELECT count(*) FROM seen), 0, seq{', NULL' * (len(COLUMNS) - 1)} FROM heads WHERE unfit "
+        f"UNION ALL SELECT (SELECT count(*) FROM seen), NULL{', NULL' * len(COLUMNS)}"
     )
+    """Lease the best jobs. Rows with a place are leased, those in place 0 are unfit, and one has no place; each tells
+    how many were looked at."""
     insert = (
         f"INSERT INTO workerctx_jobs ({', '.join(name for name, _ in _INSERTED)}) "
         f"SELECT {', '.join(f'(r.value->>{place})::{kind}' for place, (_, kind) in enumerate(_INSERTED))} "

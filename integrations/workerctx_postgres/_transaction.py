@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from workerctx.queue.sql.claiming import Search
     from workerctx_postgres._statements import PostgresStatements
 
-NUMBERS_AT_ONCE: Final = 256
+NUMBERS_AT_ONCE: Final = 1000
 """How many row numbers a process takes at once; the sequence grows in such steps."""
 
 _ADVISORY: Final = 0x77637478
@@ -167,9 +167,9 @@ class PostgresTransaction(Transaction):
                 self.now,
                 self._deals(search, skip + len(rows)),
             )
-            leased = msgspec.convert([row[3:] for row in found if row[2] is not None], list[JobRow])
-            rows += leased
-            unfit += [seq for _, seq, place, *_ in found if seq is not None and place is None]
+            placed = sorted(row[1:] for row in found if row[1])
+            rows += msgspec.convert([row[1:] for row in placed], list[JobRow])
+            unfit += [seq for _, place, seq, *_ in found if place == 0]
             if len(rows) + len(unfit) >= wanted or found[0][0] < depth:
                 return rows, unfit
             # Others hold what was looked at: look further.
