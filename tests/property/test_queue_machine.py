@@ -474,6 +474,19 @@ def test_redis_and_model_agree(redis_server, loop):
     _run(RedisMachine)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_postgres_and_model_agree(postgres_url, loop):
+    """Q1, Q2, Q3, Q7, Q8, Q11: the same on PostgreSQL."""
+
+    class PostgresMachine(QueueMachine):
+        backend = loop
+
+        def url(self) -> str:
+            return postgres_url(uuid4().hex[:12])
+
+    _run(PostgresMachine)
+
+
 def _run(machine: type[QueueMachine]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
