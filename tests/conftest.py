@@ -73,9 +73,9 @@ def postgres_server():
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_postgres():
-    """A PostgreSQL server of one test, which may kill it."""
+    """A PostgreSQL server of one file of tests, which may kill it as long as they start it again."""
     with start_postgres() as server:
         yield server
 

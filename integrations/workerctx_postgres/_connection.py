@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -27,7 +28,6 @@ STATEMENT_TIMEOUT: Final = 30.0
 
 _LIMITS: Final = {
     "application_name": "workerctx",
-    "connect_timeout": "10",
     "keepalives": "1",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
@@ -35,6 +35,8 @@ _LIMITS: Final = {
     "tcp_user_timeout": "30000",
 }
 """What the driver is told unless the URL says otherwise; in the units of libpq, seconds and milliseconds."""
+_SHORTEST_CONNECT: Final = 2
+_LONGEST_CONNECT: Final = 10
 _LONGEST_NAME: Final = 63
 
 
@@ -106,7 +108,8 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
         InvalidRequest: libpq does not understand it.
     """
     try:
-        known = {**_LIMITS, **conninfo_to_dict(location), **options}
+        patience = max(_SHORTEST_CONNECT, min(_LONGEST_CONNECT, math.ceil(timeout)))
+        known = {**_LIMITS, "connect_timeout": str(patience), **conninfo_to_dict(location), **options}
         if not pooled:
             milliseconds = round(timeout * 1000)
             settings = {
@@ -114,6 +117,7 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
                 # A process that stands still must not keep its locks.
                 "idle_in_transaction_session_timeout": 2 * milliseconds,
                 # Our statements find few rows by indexes, however a queue's statistics are out of date.
+                "enable_seqscan": "off",
                 "enable_hashjoin": "off",
                 "enable_mergejoin": "off",
                 "jit": "off",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +32,6 @@ CONFLICTS_BORNE: Final = 20
 """How often a transaction is done again because others were in its way."""
 
 _LONGEST_PAUSE: Final = 0.01
-_CANCEL_TIMEOUT: Final = 5.0
 
 
 class _StepFailed(Exception):
@@ -66,8 +67,7 @@ class Writer:
 
     def interrupt(self) -> None:
         """Make a statement that is under way fail."""
-        with suppress(psycopg.Error):
-            self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+        hang_up(self._connection)
 
     def close(self) -> None:
         """Close the connection."""
@@ -205,8 +205,7 @@ class Reader:
 
     def interrupt(self) -> None:
         """Make a statement that is under way fail."""
-        with suppress(psycopg.Error):
-            self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+        hang_up(self._connection)
 
     def close(self) -> None:
         """Close the connection."""
@@ -230,6 +229,12 @@ class Reader:
         if self._connection.info.transaction_status is not TransactionStatus.UNKNOWN:
             with suppress(psycopg.Error):
                 self._connection.execute("ROLLBACK")
+
+
+def hang_up(connection: psycopg.Connection) -> None:
+    """End a connection under the thread that waits for it; never blocks, unlike asking a server that may be gone."""
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _tells_of_work(news: News) -> bool:

@@ -122,6 +122,16 @@ class PostgresStatements(Statements):
     def __init__(self, schema: str) -> None:
         super().__init__()
         self._tables = f"{quoted(schema)}.workerctx_"
+        # A join could begin at the wrong end as long as the tables are small.
+        self.holders = (
+            "SELECT unique_key, id FROM workerctx_jobs "
+            "WHERE unique_key = ANY (ARRAY(SELECT value->>0 FROM jsonb_array_elements(?::jsonb))) AND ns = ? "
+            "AND unique_key IS NOT NULL AND finished_at IS NULL"
+        )
+        self.upstream = (
+            "SELECT d.child, p.id, p.result FROM workerctx_dependencies d JOIN workerctx_jobs p ON p.seq = d.parent "
+            f"WHERE d.child {self.among} AND {self.by_itself('p.state')} = 'succeeded'"
+        )
         self.completed = f"{self.complete} RETURNING workerctx_jobs.seq, workerctx_jobs.claim_id"
         for name in dir(self):
             said = getattr(self, name)
@@ -147,6 +157,10 @@ class PostgresStatements(Statements):
     def text(self, alias: str, place: int) -> str:
         """Return a member of a jsonb array."""
         return f"({alias}.value->>{place})"
+
+    def by_itself(self, column: str) -> str:
+        """Return the column as an expression, of which no index knows."""
+        return f"({column} || '')"
 
     def array(self, columns: str, query: str) -> str:  # noqa: ARG002 - rows come as they are
         """Return the query itself."""

@@ -70,7 +70,7 @@ class PostgresServer:
             config.write(f"{settings}unix_socket_directories = '{self.folder}'\n")
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it answers; it ends with the thread that calls this, so not one of a pool."""
         self._process = self._run([_program("postgres"), "-D", "data"])
         deadline = time.monotonic() + 60
         while True:

@@ -65,6 +65,10 @@ class Statements(ABC):
         """Return a field of a row as a text."""
 
     @abstractmethod
+    def by_itself(self, column: str) -> str:
+        """Return a text column such that no index is chosen for it: the rows are known by their numbers."""
+
+    @abstractmethod
     def array(self, columns: str, query: str) -> str:
         """Return a query whose rows `Transaction.array` reads; ``columns`` are those that it selects."""
 
@@ -120,17 +124,17 @@ class Statements(ABC):
         own = (
             f"FROM {self.rows('l')} WHERE workerctx_jobs.seq = {self.number('l', 0)} "
             f"AND workerctx_jobs.claim_id = {self.text('l', 1)} "
-            "AND workerctx_jobs.state = 'running' AND +workerctx_jobs.ns = ?"
+            f"AND {self.by_itself('workerctx_jobs.state')} = 'running' AND +workerctx_jobs.ns = ?"
         )
         held = (
             f"FROM {self.rows('l')} CROSS JOIN workerctx_jobs j WHERE j.seq = {self.number('l', 0)} "
-            f"AND j.claim_id = {self.text('l', 1)} AND j.state = 'running' AND +j.ns = ?"
+            f"AND j.claim_id = {self.text('l', 1)} AND {self.by_itself('j.state')} = 'running' AND +j.ns = ?"
         )
-        self.renew = f"UPDATE workerctx_jobs SET lease_expires = ? {own} AND lease_expires >= ?"
+        self.renew = f"UPDATE workerctx_jobs SET lease_expires = ? {own} AND +lease_expires >= ?"
         self.begin_runs = f"UPDATE workerctx_jobs SET began = 1, attempt = attempt + 1 {own} AND began = 0"
         self.held = self.array(
             "seq, claim_id, cancel",
-            f"SELECT j.seq, j.claim_id, j.cancel {held} AND j.lease_expires >= ?",
+            f"SELECT j.seq, j.claim_id, j.cancel {held} AND +j.lease_expires >= ?",
         )
         self.set_progress = (
             "UPDATE workerctx_jobs SET progress = ? WHERE seq = ? AND claim_id = ? AND state = 'running' AND +ns = ?"

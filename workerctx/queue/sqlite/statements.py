@@ -84,6 +84,10 @@ class SqliteStatements(Statements):
         """Return a member of an array."""
         return self.number(alias, place)
 
+    def by_itself(self, column: str) -> str:
+        """Return the column with a sign that hides it from the planner."""
+        return f"+{column}"
+
     def array(self, columns: str, query: str) -> str:
         """Return a query that makes one JSON text of its rows."""
         member = f"json_array({columns})" if "," in columns else columns

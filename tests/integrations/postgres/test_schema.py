@@ -1,0 +1,133 @@
+"""The tables: how they are made and moved on, and which role may do what."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from workerctx.errors import InvalidRequest, SchemaError, UnknownBackend
+from workerctx.queue import EnqueueRequest, JobState, connect, new_id
+from workerctx_postgres import grants, migrate
+from workerctx_postgres._schema import MIGRATIONS
+
+
+@pytest.fixture
+def place(postgres_url):
+    """What psycopg needs to know of the database."""
+    return postgres_url().partition("&namespace=")[0]
+
+
+@pytest.fixture
+def schema():
+    """A schema that nobody has made yet, with a name that wants quotes."""
+    return f'Jobs "{new_id()[-8:]}"'
+
+
+async def test_a_schema_is_made_when_it_is_opened(place, schema):
+    """Q15: the tables come to be at the first opening, in the schema of the URL; twice is harmless."""
+    for count in (1, 2):
+        async with connect(f"{place}&schema={quote(schema)}") as storage:
+            await storage.jobs.enqueue(EnqueueRequest("a"))
+            assert (await storage.jobs.counts())[JobState.QUEUED] == count
+    with psycopg.connect(place) as connection:
+        assert migrate(connection, schema=schema) == len(MIGRATIONS)
+
+
+def test_many_migrate_at_once(place, schema):
+    """Q15: processes that start together make the tables once."""
+
+    def make(_):
+        with psycopg.connect(place) as connection:
+            return migrate(connection, schema=schema)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(make, range(8))) == {len(MIGRATIONS)}
+
+
+async def test_a_newer_schema_is_refused(place, schema):
+    """Q15: an older release does not touch the tables of a newer one, and says so."""
+    with psycopg.connect(place) as connection:
+        migrate(connection, schema=schema)
+        connection.execute(
+            psycopg.sql.SQL("UPDATE {}.workerctx_meta SET value = '99' WHERE key = 'schema'").format(
+                psycopg.sql.Identifier(schema)
+            )
+        )
+    with pytest.raises(SchemaError, match="schema version 99 and this release knows up to 1: upgrade"):
+        async with connect(f"{place}&schema={quote(schema)}"):
+            pass
+
+
+async def test_a_role_with_few_rights(place, schema):
+    """A role with the documented grants works with jobs; it cannot make tables, and is told who can."""
+    role = f"app_{new_id()[-12:]}"
+    with psycopg.connect(place) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    url = f"{place.replace('postgres@', f'{role}:secret@')}&schema={quote(schema)}"
+    with pytest.raises(SchemaError, match="this role may not make them: run workerctx migrate as their owner"):
+        async with connect(url):
+            pass
+    with psycopg.connect(place) as connection:
+        migrate(connection, schema=schema)
+    with pytest.raises(SchemaError, match=r"grant what workerctx_postgres\.grants"):
+        async with connect(url):
+            pass
+    with psycopg.connect(place) as connection:
+        for statement in grants(role, schema=schema):
+            connection.execute(statement)
+    async with connect(url) as storage:
+        await storage.jobs.enqueue(EnqueueRequest("a", unique_key="k"))
+        _, lease = await storage.jobs.claim("w")
+        await storage.jobs.complete(lease.id)
+        await storage.rate_limits.configure("s", capacity=1, per=1)
+        await storage.rate_limits.acquire("s")
+        await storage.jobs.pause_queue("default")
+        assert await storage.jobs.prune(0) == 1
+        with pytest.raises(SchemaError, match="permission denied"):
+            await storage.advance(1)
+        assert "secret" not in repr(storage)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("nosuch=1", 'invalid connection option "nosuch"'),
+        ("schema=", "is no name of a PostgreSQL schema"),
+        ("timeout=soon", "timeout='soon' is no number of seconds"),
+        ("timeout=-1", "a statement needs more than 0 seconds"),
+        ("pooled=perhaps", "write yes or no"),
+    ],
+)
+def test_options_that_make_no_sense(option, sentence):
+    """Q13: an option of the URL that is not known, or whose value makes no sense, is refused in a sentence."""
+    with pytest.raises(InvalidRequest, match=sentence):
+        connect(f"postgresql://localhost/jobs?{option}")
+
+
+def test_the_extra_is_named(monkeypatch):
+    """Q13: without psycopg a URL of PostgreSQL says what to install."""
+    import sys
+    from importlib import util
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "workerctx_postgres"]:
+        monkeypatch.delitem(sys.modules, name)
+    real = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *a: None if name == "psycopg" else real(name, *a))
+    with pytest.raises(UnknownBackend, match=r"pip install 'workerctx\[postgres\]'"):
+        connect("postgres://localhost/jobs")
+
+
+async def test_behind_a_pooler(place):
+    """A pooled connection gets neither settings nor prepared statements; notifications come past the pooler."""
+    url = f"{place}&namespace={new_id()[-12:]}&pooled=yes&listen={quote(place)}"
+    async with connect(url) as storage, connect(url) as other, other.jobs.wakeups() as wakeups:
+        for _ in range(10):
+            await storage.jobs.enqueue(EnqueueRequest("a"))
+        assert await wakeups.wait(10)
+        with psycopg.connect(place) as connection:
+            seen = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+        assert seen == (0,)
+        assert len(await storage.jobs.claim_many("w")) == 10
