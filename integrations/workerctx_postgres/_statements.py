@@ -129,8 +129,9 @@ class PostgresStatements(Statements):
             "AND unique_key IS NOT NULL AND finished_at IS NULL"
         )
         self.upstream = (
-            "SELECT d.child, p.id, p.result FROM workerctx_dependencies d JOIN workerctx_jobs p ON p.seq = d.parent "
-            f"WHERE d.child {self.among} AND {self.by_itself('p.state')} = 'succeeded'"
+            "SELECT d.child, p.id, p.result FROM workerctx_dependencies d CROSS JOIN LATERAL (SELECT id, result "
+            "FROM workerctx_jobs WHERE seq = d.parent AND state = 'succeeded' OFFSET 0) p "
+            f"WHERE d.child {self.among}"
         )
         self.completed = f"{self.complete} RETURNING workerctx_jobs.seq, workerctx_jobs.claim_id"
         for name in dir(self):

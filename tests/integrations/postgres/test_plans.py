@@ -16,7 +16,7 @@ HOT = {
     "candidates": ("candidates", "workerctx_jobs_ready"),
     "rows to read": ("job_rows", "workerctx_jobs_pkey"),
     "rows to change": ("held_rows", "workerctx_jobs_pkey"),
-    "enqueue, unique keys": ("holders", "workerctx_jobs_unique"),
+    "enqueue, unique keys": ("holders", "(unique_key = ANY"),
     "enqueue, ids": ("known_jobs", "workerctx_jobs_id"),
     "one job": ("by_id", "workerctx_jobs_id"),
     "complete": ("completed", "workerctx_jobs_pkey"),
