@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 from attrs import define, field
 
-from workerctx.errors import StoreUnavailable
+from workerctx.errors import InvalidRequest, StoreUnavailable
 from workerctx.lifecycle.latch import Latch
 from workerctx.remote.asking import encode_call, read_reply
-from workerctx.remote.frames import Reply, Request
+from workerctx.remote.frames import MAX_MESSAGE, Reply, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    import msgspec
 
     from workerctx.remote.calls import Call
 
@@ -27,7 +29,7 @@ PATIENCE: Final = 30.0
 
 @define(eq=False)
 class _Ask:
-    call: Call[Any]
+    call: msgspec.Raw
     reply: Reply | None = None
     sent: bool = False
     again: bool = False
@@ -44,11 +46,13 @@ class Asks:
 
     Attributes:
         wake: Has the session look for something to say.
+        limit: Largest call that the gateway accepts, in bytes.
 
     Threads: any.
     """
 
     wake: Callable[[], object] = field(default=lambda: None)
+    limit: int = MAX_MESSAGE
     _open: dict[int, _Ask] = field(factory=dict[int, _Ask], init=False)
     _numbers: Iterator[int] = field(factory=lambda: count(1), init=False)
     _over: bool = field(default=False, init=False)
@@ -58,13 +62,19 @@ class Asks:
         """Have the gateway perform a call, and return what it returns.
 
         Raises:
+            InvalidRequest: It is larger than the gateway accepts.
             StoreUnavailable: There was no answer in time, or there is no session any more; the call was performed or
                 not.
             Exception: What the store raised.
 
         Cancellation: the call is performed or not, never half.
         """
-        ask = _Ask(call)
+        ask = _Ask(encode_call(call))
+        if len(ask.call) > self.limit:
+            raise InvalidRequest(
+                f"a call to {type(call).__name__} has {len(ask.call)} bytes, and the gateway accepts {self.limit}:"
+                " ask for less at once"
+            )
         with self._lock:
             number = next(self._numbers)
             if not self._over:
@@ -89,7 +99,7 @@ class Asks:
             fresh = [(number, ask) for number, ask in self._open.items() if not ask.sent]
             for _, ask in fresh:
                 ask.sent = True
-            return [Request(number, encode_call(ask.call), ask.again) for number, ask in fresh]
+            return [Request(number, ask.call, ask.again) for number, ask in fresh]
 
     def renew(self) -> None:
         """Begin a new session: what was asked in an earlier one is asked again."""

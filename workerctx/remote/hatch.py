@@ -16,7 +16,8 @@ from attrs import define, field
 from workerctx.errors import ProtocolError
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue import CancelReason, CompleteLease, FailLease, JobError, ReleaseLease
-from workerctx.remote.frames import Began, Credit, Drain, Heartbeat, Progress, Task
+from workerctx.remote.appetite import Appetite
+from workerctx.remote.frames import MAX_MESSAGE, Began, Drain, Heartbeat, Progress, Task
 from workerctx.remote.outcomes import outcome_frame
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
+_HEAD: Final = 512
+"""Bytes of a message that are not what it carries, at the most."""
 _LOST: Final = CancelReason.LEASE_LOST
 
 
@@ -81,14 +84,9 @@ class Hatch:
     _commands: list[str] = field(factory=list[str], init=False)
     _open: bool = field(default=False, init=False)
     """Whether jobs may come: there is a session, and everything older was told in it."""
-    _received: int = field(default=0, init=False)
-    _offer: tuple[int, dict[str, int]] = field(default=(0, {}), init=False)
-    """How many tasks this session may bring in all, and of some kinds how many of those that are still to come."""
-    _told_offer: tuple[int, dict[str, int]] = field(default=(0, {}), init=False)
-    _claim: ClaimRequest | None = field(default=None, init=False)
-    """How the worker asked last."""
-    _wanted: int = field(default=0, init=False)
-    """How many jobs the worker could take at its last look, beside those it got then."""
+    _appetite: Appetite = field(init=False)
+    _limit: int = field(default=MAX_MESSAGE, init=False)
+    """How many bytes of a result the gateway accepts."""
     _leaving: str | None = field(default=None, init=False)
     """Why the worker takes nothing more, until it was said."""
     _woken: bool = field(default=False, init=False)
@@ -96,6 +94,7 @@ class Hatch:
     def __attrs_post_init__(self) -> None:
         self.arrived = Latch(lambda: False)
         self.news = Latch(lambda: self._woken)
+        self._appetite = Appetite(self.kinds)
         self._held = dict.fromkeys(finish.lease_id for finish in self.unacked.snapshot())
 
     # The worker's side --------------------------------------------------------
@@ -106,15 +105,14 @@ class Hatch:
             claimed = [self._inbox.popleft()[0] for _ in range(min(claim.limit, len(self._inbox)))]
             if claim.began:
                 self._begin([lease.id for _, lease in claimed])
-            self._wanted = 0 if self.unacked.is_full else claim.limit - len(claimed)
-            self._claim = claim
+            self._appetite.ask(claim, 0 if self.unacked.is_full else claim.limit - len(claimed))
             self._grant()
             return claimed
 
     def take_nothing(self, leaving: str | None = None) -> None:
         """Ask for nothing, until the next `take`; or for good, if a reason for leaving is given."""
         with self._lock:
-            self._wanted = 0
+            self._appetite.wanted = 0
             self._leaving = leaving
             self._grant()
             self.wake()
@@ -171,13 +169,18 @@ class Hatch:
         """Whether a lease is held or an outcome is owed."""
         return bool(self._held) or bool(self.unacked)
 
-    def replay(self) -> Sequence[FromWorker]:
-        """Begin a new session: return what was not acknowledged in earlier ones."""
+    def replay(self, max_message: int = MAX_MESSAGE) -> Sequence[FromWorker]:
+        """Begin a new session: return what was not acknowledged in earlier ones.
+
+        Args:
+            max_message: Largest message that the gateway accepts, in bytes.
+        """
         with self._lock:
-            self._received, self._offer, self._told_offer = 0, (0, {}), (0, {})
+            self._limit = self.asks.limit = max_message - _HEAD
+            self._appetite.begin()
             self._to_tell.clear()
             self._to_begin = [lease_id for lease_id in self._begun if lease_id in self._held]
-            return [outcome_frame(finish) for finish in self.unacked.snapshot()]
+            return [self._telling(finish) for finish in self.unacked.snapshot()]
 
     def open(self) -> None:
         """Let jobs come."""
@@ -203,11 +206,11 @@ class Hatch:
                 frames.append(Began(tuple(self._to_begin)))
                 self._to_begin = []
             finishes, self._to_tell = self._to_tell, {}
-            frames += map(outcome_frame, finishes.values())
+            frames += map(self._telling, finishes.values())
             progress, self._progress = self._progress, {}
-            frames += [Progress(lease_id, value) for lease_id, value in progress.items()]
-            if self._offer != self._told_offer:
-                frames.append(self._credit())
+            frames += [Progress(lease_id, value) for lease_id, value in progress.items() if len(value) <= self._limit]
+            if self._appetite.is_news:
+                frames.append(self._appetite.credit())
             if self._leaving is not None:
                 frames.append(Drain(self._leaving))
                 self._leaving = None
@@ -226,7 +229,7 @@ class Hatch:
             now: On the session's clock.
         """
         with self._lock:
-            self._received += 1
+            self._appetite.received += 1
             if task.lease_id in self._held:
                 _log.warning("the gateway sent the task of lease %s twice; the second is left out", task.lease_id)
                 return
@@ -257,7 +260,7 @@ class Hatch:
             while self._inbox and self._inbox[0][1] <= until:
                 surplus.append(ReleaseLease(self._inbox.popleft()[0][1].id))
             if surplus:
-                self._wanted = 0
+                self._appetite.wanted = 0
                 self._grant()
         if surplus:
             self.tell(surplus, ())
@@ -310,6 +313,15 @@ class Hatch:
 
     # Inside -------------------------------------------------------------------
 
+    def _telling(self, finish: Finish) -> FromWorker:
+        """Return the frame of an outcome; of one that is too large, that the run has failed with that."""
+        if isinstance(finish, CompleteLease) and len(finish.outputs_json) > self._limit:
+            size = f"the result has {len(finish.outputs_json)} bytes, and the gateway accepts {self._limit}"
+            error = JobError("InvalidRequest", f"{size}: store the data elsewhere and return a reference to it")
+            finish = FailLease(finish.lease_id, error)
+            self.unacked.record([finish])
+        return outcome_frame(finish)
+
     def _check(self, task: Task | BrokenTask) -> Claimed:
         if not isinstance(task, Task):
             raise ProtocolError(task.reason)
@@ -324,21 +336,8 @@ class Hatch:
         self._to_begin += fresh
 
     def _grant(self) -> None:
-        more = self._wanted - len(self._inbox) if self._open else 0
-        self._offer = (self._received + max(0, more), self._limits() if more > 0 else {})
-        if self._offer != self._told_offer:
+        if self._appetite.settle(len(self._inbox), is_open=self._open):
             self.wake()
-
-    def _limits(self) -> dict[str, int]:
-        claim = self._claim
-        if claim is None or claim.kinds is None:
-            return {}
-        return dict(claim.kind_limits) | dict.fromkeys(set(self.kinds).difference(claim.kinds), 0)
-
-    def _credit(self) -> Credit:
-        self._told_offer = allowed, limits = self._offer
-        at_once = self._claim is not None and self._claim.began
-        return Credit(self._received, max(0, allowed - self._received), at_once, limits)
 
     def _refused(self, lease_id: str, reason: str) -> None:
         finish = self.unacked.get(lease_id)

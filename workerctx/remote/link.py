@@ -126,10 +126,21 @@ class Link:
         except Exception as exc:  # noqa: BLE001 - handed to whoever runs the worker
             self.error = collapse(exc)
         finally:
-            self._over = True
-            self.hatch.asks.end()
-            self.changed.wake()
-            self.ended.wake()
+            self._end()
+
+    def give_up(self, error: BaseException) -> None:
+        """Be over, because the thread of the sessions failed.
+
+        Threads: any.
+        """
+        self.error = self.error or error
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self.hatch.asks.end()
+        self.changed.wake()
+        self.ended.wake()
 
     async def _keep(self) -> None:
         step = self.machine.begin()

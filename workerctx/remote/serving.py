@@ -87,7 +87,7 @@ class Serving:
             SessionLost: The session broke.
         """
         hatch = self.hatch
-        frames = hatch.replay()
+        frames = hatch.replay(self.ack.max_message)
         hatch.asks.renew()
         hatch.stop_runs(dict.fromkeys(self.ack.lost, CancelReason.LEASE_LOST))
         if frames:

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 class WorkerSession(Protocol):
-    """An open session; belongs to one event loop."""
+    """An open session; belongs to one event loop.
+
+    Attributes:
+        max_message: Largest message that the gateway accepts, in bytes; the registration sets it.
+    """
+
+    max_message: int
 
     async def send(self, frames: Sequence[FromWorker], /) -> None:
         """Send frames, in order, in as few messages as possible.
@@ -79,6 +85,7 @@ async def register(session: WorkerSession, frame: Register, seconds: float) -> t
     first, *rest = frames
     match first:
         case RegisterAck() if first.version in VERSIONS:
+            session.max_message = first.max_message
             return first, rest
         case RegisterAck():
             raise ProtocolError(f"the gateway chose version {first.version} of the protocol, and we speak {VERSIONS}")

@@ -26,7 +26,14 @@ async def in_own_thread(link: Link, name: str, seconds: float) -> AsyncGenerator
         seconds: How long leaving waits for the thread; one that hangs is left behind.
     """
     backend = "asyncio" if isinstance(_native_loop(), asyncio.AbstractEventLoop) else "trio"
-    thread = threading.Thread(target=lambda: anyio.run(link.run, backend=backend), name=name, daemon=True)
+
+    def live() -> None:
+        try:
+            anyio.run(link.run, backend=backend)
+        except BaseException as exc:  # noqa: BLE001 - there is nobody else to tell
+            link.give_up(exc)
+
+    thread = threading.Thread(target=live, name=name, daemon=True)
     thread.start()
     try:
         yield

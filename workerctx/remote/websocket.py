@@ -62,9 +62,10 @@ class _PatientStream:
 class WebSocketSession:
     """A `WorkerSession` over one WebSocket; each message of frames is one binary message."""
 
-    def __init__(self, socket: AsyncWebSocketSession, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(self, socket: AsyncWebSocketSession) -> None:
+        self.max_message: int = MAX_MESSAGE
         self._socket = socket
-        self._reader = worker_reader(max_message)
+        self._reader = worker_reader()
         self._turn = anyio.Lock(fast_acquire=True)
 
     async def send(self, frames: Sequence[FromWorker], /) -> None:
@@ -74,7 +75,7 @@ class WebSocketSession:
             SessionLost: The session broke.
             ProtocolError: One of them is too large.
         """
-        messages = messages_of(frames)
+        messages = messages_of(frames, self.max_message)
         async with self._turn:
             for message in messages:
                 try:

@@ -10,6 +10,7 @@ from attrs import define, field
 
 from workerctx.errors import SessionLost
 from workerctx.lifecycle.latch import Latch
+from workerctx.remote.frames import MAX_MESSAGE
 from workerctx.remote.wire import gateway_reader, messages_of, worker_reader
 
 if TYPE_CHECKING:
@@ -71,19 +72,24 @@ class _Pipe(Generic[F]):
 class MemorySession:
     """The worker's end of a session in memory, a `WorkerSession`.
 
+    Attributes:
+        max_message: Largest message that the gateway's end accepts, in bytes.
+
     Threads: any.
     """
 
     _out: _Pipe[Any]
     _into: _Pipe[Any]
+    max_message: int = MAX_MESSAGE
 
     async def send(self, frames: Sequence[FromWorker], /) -> None:
         """Send frames.
 
         Raises:
             SessionLost: The session was closed.
+            ProtocolError: One of them is too large.
         """
-        self._out.put(messages_of(frames))
+        self._out.put(messages_of(frames, self.max_message))
 
     async def receive(self) -> Sequence[Incoming] | None:
         """Return the frames of the next message; None once the gateway has closed the session.

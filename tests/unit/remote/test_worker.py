@@ -14,6 +14,7 @@ from workerctx.errors import (
     Abort,
     InvalidConfig,
     InvalidHandler,
+    InvalidRequest,
     InvalidTransition,
     JobFailed,
     JobNotFound,
@@ -637,7 +638,7 @@ async def test_readiness_follows_the_session(jobs, serving, loopback, config):
 
     patient = evolve(config, reconnect=ReconnectConfig(initial_backoff=0.01, max_attempts=1000))
     async with serving(jobs, config=patient) as worker:
-        await wait_until(lambda: worker.context.is_ready)
+        await wait_until(lambda: worker.context.is_ready and loopback.heard_of(Credit))
         loopback.closed = True
         loopback.peers[0].close(SessionLost("cut"))
         await wait_until(lambda: not worker.context.is_ready)
@@ -793,3 +794,44 @@ async def test_commands_of_operators_arrive(jobs, serving, loopback):
         await wait_until(lambda: worker.context.is_ready)
         loopback.peers[0].send(HeartbeatAck(commands=("dance", "pause")))
         await wait_until(lambda: worker.context.is_paused)
+
+
+async def test_what_is_too_large_for_the_gateway_fails_alone(jobs, serving, enqueue, loopback):
+    """R8: a result, request or progress that the gateway would not accept fails alone; the session lives."""
+    loopback.ack = {"max_message": 5000}
+    said = []
+
+    @jobs.register(max_attempts=1)
+    async def large(ctx: JobCtx, size: int) -> str:
+        ctx.heartbeat("x" * size)
+        try:
+            await ctx.enqueue_bulk([large.request(0)] * (size // 10))
+        except InvalidRequest as exc:
+            said.append(str(exc))
+        return "x" * size
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        with pytest.raises(JobFailed, match="the result has 6002 bytes, and the gateway accepts 4488"):
+            await store.result(await enqueue(large.request(6000)), timeout=10)
+        assert await store.result(await enqueue(large.request(0)), timeout=10) == ""
+    assert "ask for less at once" in said[0]
+    assert len(loopback.peers) == 1
+
+
+async def test_sync_handlers_work_afar(jobs, serving, enqueue, loopback):
+    """W7: handlers in threads enqueue, report and return as on a local worker."""
+
+    @jobs.register
+    def child(n: int) -> int:
+        return n + 1
+
+    @jobs.register
+    def parent(ctx: JobCtx) -> str:
+        ctx.progress(1)
+        return ctx.sync.enqueue(child.request(1)).id
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        child_id = await store.result(await enqueue(parent.request()), timeout=10)
+        assert await store.result(child_id, timeout=10) == 2
