@@ -89,10 +89,10 @@ def test_a_thread_that_was_left_behind_does_not_hold_up_the_end(start: Any, enqu
 
 def test_the_banner_shows_no_password_and_no_markup(folder: Path, capsys: Any) -> None:
     """What is printed is printed as it is, but for passwords."""
-    from workerctx.cli.worker import _without_password
+    from workerctx.cli.output import without_password
 
-    assert _without_password("postgresql://me:secret@db:5432/jobs?x=1") == "postgresql://me:***@db:5432/jobs?x=1"
-    assert _without_password("sqlite:///[odd].db") == "sqlite:///[odd].db"
+    assert without_password("postgresql://me:secret@db:5432/jobs?x=1") == "postgresql://me:***@db:5432/jobs?x=1"
+    assert without_password("sqlite:///[odd].db") == "sqlite:///[odd].db"
 
 
 @pytest.mark.parametrize(
