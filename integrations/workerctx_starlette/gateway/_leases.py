@@ -83,9 +83,18 @@ class Leases:
             if holding.unmentioned >= _FORGOTTEN:
                 self.drop(holding.lease_id)
 
-    async def bring_back(self, leases: Sequence[str], worker_id: str) -> set[str]:
+    def is_foreign(self, lease_id: str, subject: str) -> bool:
+        """Tell whether a lease is held by a worker of somebody else.
+
+        Workers with the same credentials may speak for each other: one that is started again tells what the journal of
+        the one before it holds.
+        """
+        holding = self._held.get(lease_id)
+        return holding is not None and holding.session.identity.subject != subject
+
+    async def bring_back(self, leases: Sequence[str], subject: str) -> set[str]:
         """Renew what a worker says that it still holds, and return what it does not."""
-        foreign = {each for each in leases if (held := self._held.get(each)) and held.session.worker_id != worker_id}
+        foreign = {lease_id for lease_id in leases if self.is_foreign(lease_id, subject)}
         own = [lease_id for lease_id in leases if lease_id not in foreign]
         if not own:
             return foreign

@@ -176,7 +176,7 @@ class Session:
             raise ProtocolError(
                 f"it says that it holds {len(leases)} leases, and none holds more than {self._most_leases}"
             )
-        self._doubtful.update(await self._engine.leases.bring_back(leases, self.worker_id))
+        self._doubtful.update(await self._engine.leases.bring_back(leases, self.identity.subject))
         for lease_id in leases:
             if lease_id not in self._doubtful:
                 self._engine.leases.take(self, lease_id)
@@ -241,8 +241,7 @@ class Session:
     def _take_outcome(self, frame: Result | Failure) -> None:
         lease_id = frame.lease_id
         check_id(lease_id)
-        holding = self._engine.leases.get(lease_id)
-        if holding is not None and holding.session.worker_id != self.worker_id:
+        if self._engine.leases.is_foreign(lease_id, self.identity.subject):
             self.outbox.lose(lease_id)
             return
         if self.telling >= self._most_leases:

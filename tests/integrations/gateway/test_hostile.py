@@ -306,9 +306,11 @@ async def test_credit_is_capped(gateway, storage, peer_of):
         await worker.hear(Task)
 
 
-async def test_a_stolen_lease_helps_nobody(gateway, storage, peer_of):
-    """Q1: a lease of another connected worker can neither be finished nor held by who has learnt its id."""
-    async with gateway, peer_of(gateway) as owner, peer_of(gateway) as thief:
+async def test_a_stolen_lease_helps_nobody(url, storage, peer_of):
+    """Q1: a lease of somebody else's worker can neither be finished nor held by who has learnt its id."""
+    identities = {"a" * 20: Identity("me"), "b" * 20: Identity("you")}
+    gateway = Gateway(url, authenticate=bearer_tokens(identities), config=LIMITS)
+    async with gateway, peer_of(gateway, "a" * 20) as owner, peer_of(gateway, "b" * 20) as thief:
         await owner.register(worker_id="owner")
         await thief.register(worker_id="thief")
         (outcome,) = await storage.jobs.enqueue_bulk([EnqueueRequest("resize")])

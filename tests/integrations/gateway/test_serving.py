@@ -277,6 +277,17 @@ async def test_a_result_under_an_expired_lease_counts_until_it_is_reaped(url, st
         assert (await storage.jobs.get(late)).state is not JobState.SUCCEEDED
 
 
+async def test_a_worker_that_was_started_again_speaks_for_the_one_before(gateway, storage, peer_of):
+    """R4: outcomes from the journal of a process that is gone are taken, even if its connection is not known to be."""
+    async with gateway, peer_of(gateway) as before, peer_of(gateway) as after:
+        await before.register(worker_id="before")
+        (job_id,) = await enqueue(storage)
+        (task,) = await before.tasks(1)
+        await after.register(worker_id="after", holding=(task.lease_id,))
+        await after.finish(task, outputs=b'"from the journal"')
+        assert (await storage.jobs.get(job_id)).result == "from the journal"
+
+
 async def test_a_run_whose_lease_is_lost_is_told_so(gateway, storage, peer_of):
     """R4: who comes back too late hears, after it has told its outcomes, which runs nobody waits for."""
     async with gateway, peer_of(gateway) as worker:

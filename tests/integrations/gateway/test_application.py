@@ -1,0 +1,90 @@
+"""A gateway as a part of an application, and as an application of its own."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
+from workerctx import Outcome
+from workerctx.errors import StoreClosed, WorkerFailed
+from workerctx.queue import connect
+from workerctx.remote.frames import Register, RegisterAck
+from workerctx.remote.wire import messages_of, worker_reader
+from workerctx_starlette import combine_lifespans, probes, worker_lifespan
+from workerctx_starlette.gateway import Gateway, Identity, bearer_tokens
+
+TOKEN = "a token that nobody guesses"
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request):
+    """The event loop under a test client."""
+    return request.param
+
+
+def test_an_application_with_a_gateway_runs_twice(url, backend):
+    """H3: the gateway lives in the application's lifespan, beside others, and its context is in the state."""
+    gateway = Gateway(url, authenticate=bearer_tokens({TOKEN: Identity("tests")}))
+    app = Starlette(
+        routes=[WebSocketRoute("/workers", gateway), *probes()],
+        lifespan=combine_lifespans(worker_lifespan("web"), gateway.lifespan),
+    )
+    contexts = []
+    for _ in range(2):
+        with TestClient(app, backend=backend) as client:
+            contexts.append(gateway.context)
+            assert client.get("/readyz").json()["workers"].keys() == {"web", "gateway"}
+            with client.websocket_connect("/workers", headers={"authorization": f"Bearer {TOKEN}"}) as socket:
+                for message in messages_of([Register(worker_id="w1", kinds=("resize",))]):
+                    socket.send_bytes(message)
+                (ack,) = worker_reader().read(socket.receive_bytes())
+                assert isinstance(ack, RegisterAck)
+            with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/workers"):
+                pass
+            assert refusal.value.status_code == 401
+    assert contexts[0] is not contexts[1]
+    assert {context.outcome for context in contexts} == {Outcome.CLEAN}
+
+
+def test_a_gateway_is_an_application_of_its_own(url, backend):
+    """H3: it answers the lifespan of its server, and says what a plain request should be instead."""
+    gateway = Gateway(url, authenticate=bearer_tokens({TOKEN: Identity("tests")}))
+    with TestClient(gateway, backend=backend) as client:
+        assert gateway.context.is_running
+        answer = client.get("/")
+        assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert gateway.context.is_finished
+
+
+async def test_a_store_that_cannot_be_opened_fails_the_start(tmp_path):
+    """H3: the server hears why, in a sentence."""
+    gateway = Gateway(
+        f"sqlite:///{tmp_path}/no/such/folder/jobs.db", authenticate=bearer_tokens({TOKEN: Identity("tests")})
+    )
+    sent = []
+
+    async def receive():
+        await anyio.lowlevel.checkpoint()
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        await anyio.lowlevel.checkpoint()
+        sent.append(message)
+
+    with pytest.raises(Exception, match="folder"):
+        await gateway({"type": "lifespan"}, receive, send)
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+
+
+async def test_a_store_that_is_gone_for_good_fails_the_gateway(url):
+    """L29: a gateway without its store says so to whoever waits for it, and ends."""
+    store = connect(url)
+    gateway = Gateway(store, authenticate=bearer_tokens({TOKEN: Identity("tests")}))
+    with anyio.fail_after(20), pytest.raises(WorkerFailed) as failure:
+        async with gateway:
+            await store.__aexit__(None, None, None)
+            await gateway.context.wait_stopping()
+    assert isinstance(failure.value.__cause__, StoreClosed)
