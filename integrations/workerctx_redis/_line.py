@@ -19,16 +19,17 @@ from workerctx.errors import QueueError, SchemaError, StoreClosed, StoreUnavaila
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue.batching import MAX_BATCH, CallTaker
 from workerctx.queue.hand import DONE, PENDING, TAKEN, wake_all
-from workerctx_redis._client import Link, open_client
+from workerctx_redis._driver import open_client
 from workerctx_redis._failures import explain
+from workerctx_redis._link import Link
 from workerctx_redis._operations import Answer, Operation, done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from workerctx.queue.hand import Call
-    from workerctx_redis._client import Reply
     from workerctx_redis._endpoint import Endpoint
+    from workerctx_redis._link import Reply
     from workerctx_redis._records import Groups
 
 VERSION: Final = 1

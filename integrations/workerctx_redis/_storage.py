@@ -11,11 +11,11 @@ from workerctx.errors import InvalidRequest, StoreClosed
 from workerctx.queue.broadcast import Broadcast
 from workerctx.queue.ids import new_id
 from workerctx.queue.sql.rows import from_micros, to_micros
-from workerctx_redis._client import channel
 from workerctx_redis._endpoint import Endpoint
 from workerctx_redis._jobs import RedisJobs
 from workerctx_redis._limits import RedisRateLimits
 from workerctx_redis._line import Line
+from workerctx_redis._link import channel
 from workerctx_redis._moving import RedisMoving
 from workerctx_redis._operations import Operation, done
 from workerctx_redis._records import Groups, to_event
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from workerctx.queue.connect import StoreURL
-    from workerctx_redis._client import Reply
+    from workerctx_redis._link import Reply
 
 
 def open_redis(url: StoreURL) -> RedisStorage:

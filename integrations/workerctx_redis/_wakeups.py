@@ -21,8 +21,8 @@ from workerctx.lifecycle.latch import Latch
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from workerctx_redis._client import Link, Reply
     from workerctx_redis._line import Line
+    from workerctx_redis._link import Link, Reply
 
 FALLBACK: Final = 5.0
 """Seconds after which a waiter looks for work, woken or not."""

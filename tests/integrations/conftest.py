@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from tests.integrations.proxy import Upstream
-
 
 @pytest.fixture(params=["memory", "sqlite"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -30,7 +28,7 @@ def hurried() -> WorkerConfig:
 
 
 @pytest.fixture
-def proxy_of() -> Generator[Callable[[Upstream], Proxy]]:
+def proxy_of() -> Generator[Callable[..., Proxy]]:
     """Put a proxy in front of a server, named by host and port or by the path of its socket."""
     with ExitStack() as stack:
-        yield lambda upstream: stack.enter_context(Proxy(upstream))
+        yield lambda upstream, **options: stack.enter_context(Proxy(upstream, **options))

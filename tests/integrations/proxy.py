@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Coroutine, Generator
@@ -36,7 +37,7 @@ class _Link:
     def cut(self) -> None:
         for side in self.sides:
             connection = side.get_extra_info("socket")
-            if connection.family != socket.AF_UNIX:
+            if connection is not None and connection.family != socket.AF_UNIX:
                 with suppress(OSError):  # it is closed already
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             side.transport.abort()
@@ -53,6 +54,7 @@ class Proxy:
     Attributes:
         upstream: Where new connections go; may be changed at any time.
         delay: Seconds by which everything is held up, each way.
+        tls: With which clients talk to it in TLS, which ends here; None for plain connections.
         host: Where it listens.
         port: Where it listens.
         accepted: How many connections there have been, refused ones included.
@@ -60,6 +62,7 @@ class Proxy:
 
     upstream: Upstream
     delay: float = 0.0
+    tls: ssl.SSLContext | None = None
     host: str = field(default="127.0.0.1", init=False)
     port: int = field(default=0, init=False)
     accepted: int = field(default=0, init=False)
@@ -136,7 +139,7 @@ class Proxy:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(welcome, self.host, self.port)
+        server = await asyncio.start_server(welcome, self.host, self.port, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         await self._over.wait()

@@ -44,11 +44,13 @@ class RedisServer:
         options: Settings as on its command line, by name.
         folder: Where it keeps its data and its socket.
         port: Of the loopback interface.
+        is_sentinel: Whether it watches over others instead of keeping data.
     """
 
     options: dict[str, str] = attrs.field(factory=dict)
     folder: Path = attrs.field(init=False)
     port: int = attrs.field(factory=free_port, init=False)
+    is_sentinel: bool = attrs.field(default=False, kw_only=True)
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
 
     @property
@@ -77,6 +79,10 @@ class RedisServer:
         """Start it, with what it has on disk, and wait until it answers."""
         settings = {"port": str(self.port), "bind": "127.0.0.1", "unixsocket": self.socket, "save": "", **self.options}
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        if self.is_sentinel:
+            (self.folder / "sentinel.conf").touch()
+            del words[words.index("--save") : words.index("--save") + 2]
+            words = ["sentinel.conf", *words, "--sentinel"]
         with (self.folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
                 [binary(), *words], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -22,7 +22,8 @@ from workerctx.queue import (
 from workerctx.testing import advance
 from workerctx.testing.polling import wait_until
 from workerctx_redis._adding import Part, publish, stage
-from workerctx_redis._client import Link, open_client
+from workerctx_redis._driver import open_client
+from workerctx_redis._link import Link
 from workerctx_redis._operations import finish_one
 from workerctx_redis._records import Groups
 from workerctx_redis._source import AT_ONCE

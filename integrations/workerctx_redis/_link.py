@@ -1,0 +1,112 @@
+"""One way to run the script through any of the driver's clients."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import attrs
+import msgspec
+
+from workerctx.errors import StoreBusy, StoreDenied, StoreFull
+from workerctx_redis._failures import explain
+from workerctx_redis._source import SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from workerctx_redis._driver import Client
+    from workerctx_redis._endpoint import Endpoint
+    from workerctx_redis._operations import Operation
+    from workerctx_redis._records import Groups
+
+
+class Reply(msgspec.Struct, array_like=True, gc=False):
+    """What the script answers.
+
+    Attributes:
+        now: Store time, in microseconds.
+        results: One for each operation.
+        events: What happened, if somebody listens.
+        names: Groups that are referred to, by number.
+        queues: In which something may have become claimable; True for any.
+        finished: Whether jobs have finished.
+        unsettled: Whether jobs still wait to be told of the end of others.
+    """
+
+    now: int
+    results: list[Any]
+    events: list[list[Any]]
+    names: list[tuple[int, str]]
+    queues: bool | list[str]
+    finished: bool
+    unsettled: bool
+
+
+_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def channel(prefix: str, endpoint: Endpoint) -> str:
+    """Return how the messages of a namespace are called; unlike keys they are not told apart by the database."""
+    return f"{prefix}:{endpoint.db}"
+
+
+@attrs.define(eq=False)
+class Link:
+    """The script of one namespace, called through a client.
+
+    Attributes:
+        client: The driver's.
+        groups: What is known of the groups of the namespace.
+        is_broken: Whether the client has to be thrown away, with all its connections.
+
+    Threads: used on the loop of its client.
+    """
+
+    client: Client
+    groups: Groups
+    _endpoint: Endpoint
+    _prefix: str
+    _origin: str
+    _note: Callable[[], object] = bool
+    _script: Any = attrs.field(init=False)
+    is_broken: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._script = self.client.register_script(SOURCE)
+
+    async def perform(
+        self, operations: Sequence[Operation[Any]], *, listening: bool = False, limit: float = 0.0
+    ) -> Reply:
+        """Do operations in one atomic call.
+
+        Args:
+            operations: What to do, in this order.
+            listening: Whether to tell what happened.
+            limit: Seconds to wait for the answer, if that is longer than usual.
+
+        Raises:
+            QueueError: The call failed; whether it was done may be unknown.
+        """
+        encoded = [msgspec.Raw(operation.encoded) for operation in operations]
+        seed = random.getrandbits(31)
+        request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, encoded))
+        try:
+            with anyio.fail_after(max(limit, self._endpoint.timeout)):
+                answer = await self._script(keys=[self._prefix], args=[request])
+        except Exception as exc:
+            error = explain(exc, self._endpoint)
+            if not isinstance(error, (StoreBusy, StoreFull, StoreDenied)):
+                # A connection to a server that hangs, or that may not be written to any more, is not trusted again.
+                self.give_up()
+            raise error from exc
+        reply = _decode_reply(answer)
+        self.groups.learn(reply.names)
+        return reply
+
+    def give_up(self) -> None:
+        """Have the client thrown away; the driver's pool does not get over connections that were lost in use."""
+        self.is_broken = True
+        self._note()

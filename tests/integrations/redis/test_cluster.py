@@ -1,0 +1,93 @@
+"""A namespace lives in one slot, so everything holds in a Cluster too; and Sentinel says who is the primary."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from tests.integrations.redis.server import RedisServer
+from workerctx.errors import StoreUnavailable
+from workerctx.queue import EnqueueRequest, JobState, connect
+from workerctx.testing.conformance import (  # noqa: F401 - a part of the suite
+    TestBulk,
+    TestDependencies,
+    TestNamespaces,
+    TestWakeups,
+    storage,
+)
+from workerctx.testing.polling import wait_until
+
+PATIENCE = 40.0
+NODES = 3
+SLOTS = 16384
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The URL of a cluster of three primaries."""
+    with ExitStack() as stack:
+        options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
+        nodes = [stack.enter_context(RedisServer(dict(options))) for _ in range(NODES)]
+        share = SLOTS // NODES + 1
+        for number, node in enumerate(nodes):
+            slots = range(number * share, min((number + 1) * share, SLOTS))
+            node.command("cluster", "addslots", *map(str, slots))
+            node.command("cluster", "set-config-epoch", str(number + 1))
+        for node in nodes[1:]:
+            nodes[0].command("cluster", "meet", "127.0.0.1", str(node.port))
+
+        def is_whole():
+            infos = [node.command("cluster", "info") for node in nodes]
+            return all("cluster_state:ok" in info and f"cluster_known_nodes:{NODES}" in info for info in infos)
+
+        anyio.run(wait_until, is_whole, PATIENCE)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+@pytest.fixture
+def storage_factory(cluster):
+    """Return a maker of Storage objects that share one part of the cluster."""
+    prefix = uuid4().hex
+    return lambda namespace="default": connect(f"{cluster}?prefix={prefix}&namespace={namespace}")
+
+
+async def test_namespaces_spread_over_the_nodes(cluster):
+    """Q19: many namespaces live on all the nodes, each of them in one slot."""
+    prefix = uuid4().hex
+    for number in range(6):
+        async with connect(f"{cluster}?prefix={prefix}&namespace=n{number}") as opened:
+            await opened.jobs.enqueue_bulk([EnqueueRequest("work") for _ in range(1200)])
+            assert (await opened.jobs.counts())[JobState.QUEUED] == 1200
+            assert len(await opened.jobs.claim_many("worker")) == 100
+
+
+def test_sentinel_leads_to_the_new_primary():
+    """W4: after a failover calls go to the server that sentinel names now, and what was replicated is there."""
+
+    async def use(url):
+        async with connect(url) as opened:
+            job_id = (await opened.jobs.enqueue(EnqueueRequest("work"))).id
+            await wait_until(lambda: replica.command("exists", "{workerctx:default}:jobs") == "1", PATIENCE)
+            primary.kill()
+
+            async def is_served():
+                with suppress(StoreUnavailable):
+                    return (await opened.jobs.claim("worker")) is not None
+
+            await wait_until(is_served, PATIENCE)
+            assert "role:master" in replica.command("info", "replication")
+            assert (await opened.jobs.get(job_id)).state is JobState.RUNNING
+
+    with RedisServer() as primary, RedisServer() as replica, RedisServer(is_sentinel=True) as sentinel:
+        replica.command("replicaof", "127.0.0.1", str(primary.port))
+        sentinel.command("sentinel", "monitor", "main", "127.0.0.1", str(primary.port), "1")
+        sentinel.command("sentinel", "set", "main", "down-after-milliseconds", "500")
+
+        def is_ready():
+            return "num-slaves\n1" in sentinel.command("--raw", "sentinel", "master", "main")
+
+        anyio.run(wait_until, is_ready, PATIENCE)
+        anyio.run(use, f"redis+sentinel://127.0.0.1:{sentinel.port}/main?timeout=3")
