@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,8 @@ import anyio
 from tests.bench.loop import Worker, jobs, latencies, noop, throughput
 from tests.bench.measure import machine, markdown
 from tests.bench.peers import PEERS, measure
-from tests.chaos.stores import PostgresServer, RedisServer
+from tests.integrations.postgres.server import postgres_server
+from tests.integrations.redis.server import RedisServer
 from workerctx.queue import JobState
 from workerctx.testing import wait_until
 
@@ -134,11 +135,9 @@ def urls(options: argparse.Namespace, chosen: list[str]) -> Generator[dict[str, 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         found = {"sqlite": f"sqlite:///{folder}/jobs.db"}
         if options.postgres is None and "postgres" in chosen:
-            (folder / "postgres").mkdir()
-            found["postgres"] = stack.enter_context(closing(PostgresServer(folder / "postgres"))).url
+            found["postgres"] = stack.enter_context(postgres_server()).url
         if options.redis is None and "redis" in chosen:
-            (folder / "redis").mkdir()
-            found["redis"] = stack.enter_context(closing(RedisServer(folder / "redis", sync="everysec"))).url
+            found["redis"] = stack.enter_context(RedisServer({"appendonly": "yes"})).url()
         yield found | {name: url for name in ("postgres", "redis") if (url := getattr(options, name)) is not None}
 
 

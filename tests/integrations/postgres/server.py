@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,7 +87,8 @@ class PostgresServer:
         """Send a signal to the server and to every process of its."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         for pid in [self.pid, *map(int, children)]:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it ends with the others
+                os.kill(pid, number)
 
     def kill(self) -> None:
         """End it as a power cut would, and wait for the end."""
