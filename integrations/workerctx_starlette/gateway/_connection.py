@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 GOING_AWAY: Final = 1001
 BREACH: Final = 1008
-TOO_LARGE: Final = 1009
 RESTART: Final = 1012
 """Why a WebSocket is closed, as RFC 6455 numbers it."""
 

@@ -11,7 +11,7 @@ import anyio.to_thread
 from attrs import field, frozen
 from starlette.requests import HTTPConnection
 
-from workerctx.errors import InvalidConfig, SessionDenied, Unauthenticated
+from workerctx.errors import InvalidConfig, Unauthenticated
 from workerctx.queue.request import as_names
 
 if TYPE_CHECKING:
@@ -130,8 +130,3 @@ def _at_once(authenticate: Callable[[HTTPConnection], Identity]) -> Authenticate
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
-
-def denial_code(error: SessionDenied) -> str:
-    """Return the word for a refusal in the protocol."""
-    return "unauthenticated" if isinstance(error, Unauthenticated) else "permission_denied"

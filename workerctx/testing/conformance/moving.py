@@ -10,7 +10,6 @@ import pytest
 from workerctx.errors import InvalidRequest, MoveRefused
 from workerctx.queue.cargo import Arrived, Batch, moving_of
 from workerctx.queue.finish import FailLease
-from workerctx.queue.ids import new_id
 from workerctx.queue.model import JobError, JobState, QueuedJob
 from workerctx.queue.moving import move
 from workerctx.queue.request import EnqueueRequest
@@ -64,11 +63,6 @@ async def pair(storage_factory: StorageFactory) -> AsyncGenerator[Pair]:
 async def take_out(storage: Storage, target: str = ELSEWHERE, **options: Any) -> Batch | None:
     """Take a batch out."""
     return await moving_of(storage).take_out(target, **options)
-
-
-def incoming(*jobs: QueuedJob, schedules: tuple[Schedule, ...] = ()) -> Batch:
-    """Return a batch that comes from anywhere."""
-    return Batch(id=new_id(), target="here", jobs=jobs, schedules=schedules)
 
 
 def kept(job: QueuedJob) -> dict[str, Any]:
