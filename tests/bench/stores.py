@@ -8,6 +8,7 @@ others. Databases must be empty. Take the figures on a machine that does nothing
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -50,18 +51,13 @@ FORMS = {
 """What is measured, and how it is written."""
 
 
-class Namespaces:
-    """Empty namespaces of one store, for one measurement each."""
+numbers = itertools.count(1)
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._number = 0
 
-    def fresh(self) -> None:
-        """Have the registry of the bench use a new one, here and in the worker processes."""
-        self._number += 1
-        mark = "&" if "?" in self._url else "?"
-        os.environ["WORKERCTX_URL"] = f"{self._url}{mark}namespace=bench{os.getpid()}-{self._number}"
+def fresh_namespace(url: str) -> None:
+    """Have the registry of the bench use a new part of a store, here and in the worker processes."""
+    mark = "&" if "?" in url else "?"
+    os.environ["WORKERCTX_URL"] = f"{url}{mark}namespace=bench{os.getpid()}-{next(numbers)}"
 
 
 async def bulk(number: int) -> float:
@@ -106,21 +102,20 @@ async def shared(number: int, processes: int, backend: str) -> tuple[float, floa
 
 def ours(url: str, backend: str, options: argparse.Namespace) -> dict[str, float]:
     """Measure this project on a store."""
-    place = Namespaces(url)
     found: dict[str, list[float]] = {name: [] for name in FORMS}
     for _ in range(options.repeat):
-        place.fresh()
+        fresh_namespace(url)
         found[RUN].append(anyio.run(throughput, options.number, 100, backend=backend))
-        place.fresh()
+        fresh_namespace(url)
         found[BULK].append(anyio.run(bulk, options.number, backend=backend))
-    place.fresh()
+    fresh_namespace(url)
     with Worker(backend):
         anyio.run(latencies, 5, backend=backend)
         seconds = anyio.run(latencies, options.latencies, backend=backend)
     found[P50].append(seconds[len(seconds) // 2] * 1e3)
     found[P99].append(seconds[int(len(seconds) * 0.99)] * 1e3)
     for processes, name in ((2, TWO), (4, FOUR)):
-        place.fresh()
+        fresh_namespace(url)
         rate, share = anyio.run(shared, options.number * 2, processes, backend, backend=backend)
         found[name].append(rate)
         if processes == 4:
