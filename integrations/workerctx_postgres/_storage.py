@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import psycopg
 
-from workerctx.errors import InvalidRequest, SchemaError
+from workerctx.errors import InvalidRequest
 from workerctx.queue.sql.storage import SqlStorage
 from workerctx_postgres._callers import CallersTransaction
 from workerctx_postgres._connection import STATEMENT_TIMEOUT, Database, connection_info
 from workerctx_postgres._engine import Reader, Writer
 from workerctx_postgres._hub import PostgresHub
+from workerctx_postgres._migrations import PostgresMigrations
 from workerctx_postgres._renewer import PostgresRenewer
-from workerctx_postgres._schema import MIGRATIONS, migrate, version
+from workerctx_postgres._schema import version
 
 if TYPE_CHECKING:
     from workerctx.queue.connect import StoreURL
@@ -68,6 +69,11 @@ class PostgresStorage(SqlStorage):
         self._callers = CallersTransaction(self._database, self._hub)
         self._assemble("postgres", self._hub, self._callers, hang_limit=2 * self._database.timeout)
 
+    @property
+    def migrations(self) -> PostgresMigrations:
+        """The tables of the schema; see `Migrations`."""
+        return PostgresMigrations(self._database)
+
     def open_renewer(self) -> PostgresRenewer:
         """Return a renewer for the leases of this storage.
 
@@ -80,7 +86,8 @@ class PostgresStorage(SqlStorage):
         database = self._database
         try:
             with database.connect() as connection:
-                _bring_up_to_date(connection, database)
+                if version(connection, database.schema) < self.migrations.newest:
+                    self.migrations.apply()
                 (self._callers.store_id,) = connection.execute(database.sql.store_id.encode()).fetchone() or ("",)
                 found = connection.execute(database.sql.find_namespace.encode(), (self.namespace,)).fetchone()
                 if found is None:
@@ -101,20 +108,3 @@ class PostgresStorage(SqlStorage):
 
     def _move_clock(self, tx: Transaction, micros: int) -> None:
         tx.run(self._database.sql.move_clock, micros)
-
-
-def _bring_up_to_date(connection: psycopg.Connection, database: Database) -> None:
-    """Make or change the tables if need be.
-
-    Raises:
-        SchemaError: The role may not, or a newer release made them.
-    """
-    if version(connection, database.schema) == len(MIGRATIONS):
-        return
-    try:
-        migrate(connection, schema=database.schema)
-    except psycopg.errors.InsufficientPrivilege as exc:
-        raise SchemaError(
-            f"schema {database.schema!r} of {database.place} needs tables of version {len(MIGRATIONS)}, and this role "
-            "may not make them: run workerctx migrate as their owner"
-        ) from exc

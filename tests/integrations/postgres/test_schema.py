@@ -131,3 +131,25 @@ async def test_behind_a_pooler(place):
             seen = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
         assert seen == (0,)
         assert len(await storage.jobs.claim_many("w")) == 10
+
+
+def test_the_command_migrates(place, schema, monkeypatch, capsys):
+    """Q15: workerctx migrate plans, prints and applies; what it prints can be run by the owner of the database."""
+    from workerctx.cli import app
+
+    url = f"{place}&schema={quote(schema)}"
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            app(["migrate", *words, "--storage", url])
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert "has no tables; " in run("--plan")
+    script = run("--sql")
+    assert "has no tables; " in run("--plan")
+    with psycopg.connect(place, autocommit=True) as connection:
+        connection.execute(script)
+    assert f"has schema version {len(MIGRATIONS)} already; there is nothing to do" in run("--plan")
+    assert run("--sql") == ""
+    assert f"has schema version {len(MIGRATIONS)} already" in run()

@@ -3,6 +3,8 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -97,9 +99,26 @@ def test_migrate_brings_old_tables_up_to_date(command, here, monkeypatch):
     """Q15: tables of an older release are changed, and both versions are said."""
     command("migrate", "--storage", "sqlite:///jobs.db")
     monkeypatch.setattr("workerctx.queue.sqlite.schema.MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE newer (a)",)))
-    monkeypatch.setattr("workerctx.cli.migrate.MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE newer (a)",)))
-    ran = command("migrate", "--storage", "sqlite:///jobs.db")
+    ran = command("migrate", "--plan", "--storage", "sqlite:///jobs.db")
+    plan = f"jobs.db has schema version {CURRENT}; 2 statements would bring it to version {CURRENT + 1}\n"
+    assert (ran.status, ran.out) == (0, plan)
+    ran = command("migrate", "--apply", "--storage", "sqlite:///jobs.db")
     assert (ran.status, ran.out) == (0, f"jobs.db was brought from schema version {CURRENT} to {CURRENT + 1}\n")
+    ran = command("migrate", "--plan", "--storage", "sqlite:///jobs.db")
+    assert ran.out == f"jobs.db has schema version {CURRENT + 1} already; there is nothing to do\n"
+
+
+def test_migrate_prints_statements_that_others_can_run(command, here):
+    """Q15: --sql prints what --apply would do; run by somebody else it leads to the same tables."""
+    ran = command("migrate", "--sql", "--storage", "sqlite:///jobs.db")
+    assert not Path("jobs.db").exists()
+    with closing(sqlite3.connect("jobs.db", isolation_level=None)) as connection:
+        connection.executescript(ran.out)
+    assert command("migrate", "--storage", "sqlite:///jobs.db").out == f"jobs.db has schema version {CURRENT} already\n"
+    assert command("migrate", "--sql", "--storage", "sqlite:///jobs.db").out == ""
+    assert command("migrate", "--sql", "--plan", "--storage", "sqlite:///jobs.db").status == 2
+    assert "has no tables" in command("migrate", "--plan", "--storage", "memory://x").err
+    assert command("migrate", "--plan", "--storage", "sqlite:///other.db").out.startswith("other.db has no tables; ")
 
 
 def test_migrate_refuses_a_newer_schema(command, here):

@@ -62,7 +62,7 @@ def take_out(tx: Transaction, target: str, limit: int, *, history: bool) -> Batc
         return None
     batch_id = new_id()
     lines = [(tx.ns, batch_id, place, target, json_text(record)) for place, record in enumerate(records)]
-    tx.cursor.executemany(tx.sql.send, lines)
+    tx.cursor.executemany(tx.sql.put_out, lines)
     if rows:
         steering.remove(tx, [row.seq for row in rows])
         # Who waits here for the end of a job learns that it is gone.

@@ -322,7 +322,7 @@ class Statements(ABC):
         )
         self.oldest_batch = "SELECT min(batch) FROM workerctx_outbox WHERE ns = ?"
         self.outbox = "SELECT target, record FROM workerctx_outbox WHERE ns = ? AND batch = ? ORDER BY place"
-        self.send = "INSERT INTO workerctx_outbox (ns, batch, place, target, record) VALUES (?, ?, ?, ?, ?)"
+        self.put_out = "INSERT INTO workerctx_outbox (ns, batch, place, target, record) VALUES (?, ?, ?, ?, ?)"
         self.clear_out = "DELETE FROM workerctx_outbox WHERE ns = ? AND batch = ?"
         self.was_received = "SELECT 1 FROM workerctx_received WHERE ns = ? AND batch = ?"
         self.receive = "INSERT INTO workerctx_received (ns, batch) VALUES (?, ?)"

@@ -9,6 +9,7 @@ from workerctx.queue.ids import new_id
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
 
 _FIRST: Final = (
     # One row for each namespace; every other table refers to it by number.
@@ -101,23 +102,26 @@ def migrate(connection: sqlite3.Connection) -> int:
     cursor.row_factory = None
     cursor.execute("BEGIN IMMEDIATE")
     try:
-        found = version(connection)
-        if found == 0:
-            cursor.execute("CREATE TABLE IF NOT EXISTS workerctx_meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID")
-            cursor.executemany(
-                "INSERT INTO workerctx_meta VALUES (?, ?)",
-                [("schema", 0), ("store", new_id()), ("clock_offset", 0)],
-            )
-        for migration in MIGRATIONS[found:]:
-            for statement in migration:
-                cursor.execute(statement)
-        cursor.execute("UPDATE workerctx_meta SET value = ? WHERE key = 'schema'", (len(MIGRATIONS),))
+        for statement in pending(version(connection)):
+            cursor.execute(statement)
         cursor.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             cursor.execute("ROLLBACK")
         raise
     return len(MIGRATIONS)
+
+
+def pending(found: int) -> Iterator[str]:
+    """Yield the statements that bring tables of a version up to date."""
+    if found == len(MIGRATIONS):
+        return
+    if found == 0:
+        yield "CREATE TABLE IF NOT EXISTS workerctx_meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID"
+        yield f"INSERT INTO workerctx_meta VALUES ('schema', 0), ('store', '{new_id()}'), ('clock_offset', 0)"  # noqa: S608 - an id
+    for migration in MIGRATIONS[found:]:
+        yield from migration
+    yield f"UPDATE workerctx_meta SET value = {len(MIGRATIONS)} WHERE key = 'schema'"  # noqa: S608 - a number
 
 
 def version(connection: sqlite3.Connection) -> int:

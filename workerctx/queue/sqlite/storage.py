@@ -15,6 +15,7 @@ from workerctx.queue.sqlite.callers import SqliteCallers
 from workerctx.queue.sqlite.connection import STORE_ID, Database
 from workerctx.queue.sqlite.ear import SqliteHub
 from workerctx.queue.sqlite.engine import Reader, Writer
+from workerctx.queue.sqlite.migrations import SqliteMigrations
 from workerctx.queue.sqlite.renewer import SqliteRenewer
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class SqliteStorage(SqlStorage):
         self._hub = SqliteHub(self._database, self.namespace)
         self._callers = SqliteCallers(self._database)
         self._assemble("sqlite", self._hub, self._callers)
+
+    @property
+    def migrations(self) -> SqliteMigrations:
+        """The tables of the file; see `Migrations`."""
+        return SqliteMigrations(self._database)
 
     def open_renewer(self) -> SqliteRenewer:
         """Return a renewer for the leases of this storage.
