@@ -8,6 +8,7 @@ import attrs
 import msgspec
 
 from workerctx.queue.cargo import (
+    BATCH_BYTES,
     BATCH_SIZE,
     Arrived,
     Batch,
@@ -51,7 +52,7 @@ class RedisMoving:
 
     async def take_out(self, target: str, *, limit: int = BATCH_SIZE, history: bool = False) -> Batch | None:
         """Take records out of the live keys into the outbox."""
-        words = ("take_out", new_id(), target, limit, history)
+        words = ("take_out", new_id(), target, limit, BATCH_BYTES, history)
         found = await self._line.call(Operation(words, _batch, grows=True, limit=PUBLISH_LIMIT))
         return None if found is None else check_target(found, target)
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BATCH_SIZE: Final = 500
 """How many jobs one batch holds, unless more of them depend on each other."""
 
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""How many bytes of payloads and results are enough for a batch, however few jobs these are."""
+
 HISTORY: Final = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
 """The states whose jobs move only on request, or because a job that moves needs their outputs."""
 
@@ -110,7 +113,7 @@ class Moving(Protocol):
 
         Args:
             target: Where they go: the identity of the other store.
-            limit: About how many jobs.
+            limit: About how many jobs; fewer if they are large.
             history: Whether succeeded and cancelled jobs are taken too.
 
         Returns:

@@ -47,17 +47,17 @@ local function sources(history)
   return found
 end
 
-local function leaving(limit, history)
-  local list, chosen, staying = {}, {}, {}
+local function leaving(limit, bytes, history)
+  local list, chosen, staying, size = {}, {}, {}, 0
   for _, source in ipairs(sources(history)) do
     local offset, ended = 0, false
-    while not ended and #list < limit do
+    while not ended and #list < limit and size < bytes do
       local members = call('ZRANGE', source[1], offset, offset + limit - 1)
       local ids = {}
       for index, member in ipairs(members) do ids[index] = string.sub(member, source[2]) end
       load_all(ids)
       for _, id in ipairs(ids) do
-        if #list >= limit then break end
+        if #list >= limit or size >= bytes then break end
         if not chosen[id] and not staying[id] then
           local family, free = family_of(id, staying)
           for _, name in ipairs(family) do
@@ -66,6 +66,7 @@ local function leaving(limit, history)
             elseif not chosen[name] then
               chosen[name] = true
               insert(list, name)
+              size = size + call('HSTRLEN', PAYLOADS, name) + call('HSTRLEN', RESULTS, name)
             end
           end
         end
@@ -91,12 +92,12 @@ local function job_entries(ids)
 end
 
 -- Fill the outbox if it is empty, and return what is in it.
-function actions.take_out(batch, target, limit, history)
+function actions.take_out(batch, target, limit, bytes, history)
   local waiting = call('LRANGE', OUTBOX, 0, -1)
   if #waiting > 0 then return waiting end
   -- As long as the end of some jobs is not known to all that wait for them, nobody leaves.
   if call('LLEN', SETTLING) > 0 then return {} end
-  local ids = leaving(limit, history)
+  local ids = leaving(limit, bytes, history)
   local entries, schedules = job_entries(ids), actions.schedules()
   for _, row in ipairs(schedules) do
     insert(entries, cjson.encode({ 'schedule', row[1], row[2], row[3], whole(row[4]), whole(row[5]) }))

@@ -9,6 +9,7 @@ import attrs
 
 from workerctx.queue import transitions
 from workerctx.queue.cargo import (
+    BATCH_BYTES,
     BATCH_SIZE,
     HISTORY,
     Arrived,
@@ -124,8 +125,9 @@ def _leaving(change: Change, limit: int, *, history: bool) -> list[QueuedJob]:
     waits = {JobState.BLOCKED, JobState.RUNNING} if history else {JobState.BLOCKED, JobState.RUNNING, *HISTORY}
     staying: set[str] = set()
     leaving: dict[str, QueuedJob] = {}
+    size = 0
     for job in list(table.jobs.values()):
-        if len(leaving) >= limit:
+        if len(leaving) >= limit or size >= BATCH_BYTES:
             break
         if job.state in waits or job.id in leaving or job.id in staying:
             continue
@@ -134,6 +136,7 @@ def _leaving(change: Change, limit: int, *, history: bool) -> list[QueuedJob]:
             staying.update(each.id for each in family)
         else:
             leaving.update((each.id, table.snapshot(each)) for each in family)
+            size += sum(len(each.payload_json) + len(each.result_json or b"") for each in family)
     return list(leaving.values())
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from workerctx.queue.cargo import HISTORY, Batch, check_target
+from workerctx.queue.cargo import BATCH_BYTES, HISTORY, Batch, check_target
 from workerctx.queue.ids import new_id
 from workerctx.queue.model import JobState
 from workerctx.queue.sql import steering
@@ -104,19 +104,23 @@ def _leaving(tx: Transaction, limit: int, *, history: bool) -> list[JobRow]:
     staying: set[int] = set()
     leaving: set[int] = set()
     families: list[set[int]] = []
+    size = 0
     for page in _pages(tx, limit, history=history):
         grown = _families(tx, [seq for seq in page if seq not in leaving and seq not in staying])
-        staying.update(tx.array(tx.sql.running_among, tx.numbers([seq for family in grown for seq in family])))
+        sizes: dict[int, int] = {}
+        for seq, is_running, length in tx.array(tx.sql.weighed, tx.numbers([seq for each in grown for seq in each])):
+            sizes[seq] = length
+            if is_running:
+                staying.add(seq)
         for family in grown:
-            if len(leaving) >= limit:
-                break
+            if len(leaving) >= limit or size >= BATCH_BYTES:
+                return _hold(tx, families)
             if family & staying:
                 staying |= family
             else:
                 families.append(family - leaving)
                 leaving |= family
-        if len(leaving) >= limit:
-            break
+                size += sum(sizes[seq] for seq in family if seq in sizes)
     return _hold(tx, families)
 
 

@@ -317,8 +317,10 @@ class Statements(ABC):
             f"SELECT d.parent, d.child FROM {self.numbers('c')} CROSS JOIN workerctx_dependencies d "
             "WHERE d.child = c.value",
         )
-        self.running_among = self.array(
-            "seq", f"SELECT seq FROM workerctx_jobs WHERE seq {self.among} AND state = 'running'"
+        self.weighed = self.array(
+            "seq, is_running, size",
+            "SELECT seq, state = 'running' AS is_running, length(payload) + coalesce(length(result), 0) AS size "
+            f"FROM workerctx_jobs WHERE seq {self.among}",
         )
         self.oldest_batch = "SELECT min(batch) FROM workerctx_outbox WHERE ns = ?"
         self.outbox = "SELECT target, record FROM workerctx_outbox WHERE ns = ? AND batch = ? ORDER BY place"

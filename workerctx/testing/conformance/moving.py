@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from workerctx.errors import InvalidRequest, MoveRefused
-from workerctx.queue.cargo import Arrived, Batch, moving_of
+from workerctx.queue.cargo import BATCH_BYTES, Arrived, Batch, moving_of
 from workerctx.queue.finish import FailLease
 from workerctx.queue.model import JobError, JobState, QueuedJob
 from workerctx.queue.moving import move
@@ -148,6 +148,15 @@ class TestMoving:
             sizes.append((await pair.carry(limit=10))[1].jobs)
         assert sizes == [10, 10, 5]
         assert await live(pair.target) == sum(sizes)
+
+    async def test_large_jobs(self, pair: Pair) -> None:
+        """Q13: a batch of large jobs has fewer of them, so that it fits into one message."""
+        text = "x" * 1_000_000
+        requests = [EnqueueRequest("work", text) for _ in range(2 * BATCH_BYTES // len(text))]
+        await pair.source.jobs.enqueue_bulk(requests)
+        batch, _ = await pair.carry()
+        assert sum(len(job.payload_json) for job in batch.jobs) < BATCH_BYTES + 2 * len(text)
+        assert await live(pair.target) == len(batch.jobs)
 
     async def test_running_jobs_stay(self, pair: Pair) -> None:
         """Q1: a running job is not taken out; its worker finishes it, or gives it back and then it moves."""
