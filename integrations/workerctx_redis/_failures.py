@@ -30,7 +30,7 @@ _MEANING: Final[dict[str, tuple[type[QueueError], str]]] = {
     "NOPERM": (StoreDenied, "does not allow this user what a store needs: look at the server's ACL"),
 }
 _CODE: Final = re.compile(rf"\b({'|'.join(_MEANING)})\b")
-_DENIED_IN_SCRIPT: Final = "The user executing the script"
+_DENIED_IN_SCRIPT: Final = ("The user executing the script", "ACL failure in script")
 
 
 def explain(exc: BaseException, endpoint: Endpoint) -> QueueError:
@@ -58,7 +58,7 @@ def _code(exc: BaseException, text: str) -> str:
         return "WRONGPASS"
     if isinstance(exc, driver.ReadOnlyError):
         return "READONLY"
-    denied = isinstance(exc, driver.AuthorizationError) or _DENIED_IN_SCRIPT in text
+    denied = isinstance(exc, driver.AuthorizationError) or any(words in text for words in _DENIED_IN_SCRIPT)
     return "NOPERM" if denied else ""
 
 

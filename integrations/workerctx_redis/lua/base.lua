@@ -197,6 +197,13 @@ end
 
 local function parents_of(job) return job.parents and options_of(job).depends_on or {} end
 
+local final_places = {}
+local function final_place(state)
+  local at = final_places[state] or key('final', state)
+  final_places[state] = at
+  return at
+end
+
 -- Where a waiting job stands: by priority and time among those that are due, by time before.
 local function ready_place(run_at, id) return format('%018.0f', min(max(run_at, 0), 9e17)) .. id end
 local function later_place(priority, id) return format('%010d', priority + 2147483648) .. id end
@@ -231,7 +238,7 @@ local function leave(job)
   elseif state == 'running' then
     zset(LEASES, job.id, false)
   elseif FINAL[state] then
-    zset(key('final', state), job.id, false)
+    zset(final_place(state), job.id, false)
   end
   if job.expires_at and is_waiting(job) then zset(EXPIRING, job.id, false) end
   count(job, -1)
@@ -251,7 +258,7 @@ local function enter(job)
   elseif state == 'running' then
     zset(LEASES, job.id, job.lease_expires)
   elseif FINAL[state] then
-    zset(key('final', state), job.id, job.finished_at)
+    zset(final_place(state), job.id, job.finished_at)
     finished = true
   end
   if job.expires_at and is_waiting(job) then zset(EXPIRING, job.id, job.expires_at) end

@@ -12,6 +12,7 @@ end
 
 -- The job waits for nobody any more.
 local function forget(job)
+  if not job.parents then return end
   for _, parent in ipairs(parents_of(job)) do
     zset(key('open', parent), job.id, false)
     sset(key('children', parent), job.id, false)
@@ -43,10 +44,22 @@ local function wait_until(job, run_at)
   arrive(job, 'waiting')
 end
 
+-- How many of these jobs have a key of this name; `ends` holds their ids first.
+local function count_of(name, ends)
+  local total = 0
+  for first = 1, #ends, CHUNK do
+    local keys = {}
+    for index = first, min(first + CHUNK - 1, #ends) do keys[#keys + 1] = key(name, ends[index][1]) end
+    total = total + call('EXISTS', unpack(keys))
+  end
+  return total
+end
+
 -- Let the jobs that wait for these go on, or cancel them, generation after generation. A crowd is dealt with in
 -- several calls: what is left over is written down and comes first in the next one.
 local function settle(ends)
   local room, index = settings.at_once, 1
+  if #ends == 0 or count_of('open', ends) == 0 then return end
   while ends[index] do
     local parent, word = ends[index][1], ends[index][2]
     local open = key('open', parent)
@@ -102,6 +115,7 @@ local function cancel_expired(ends)
       insert(ends, end_of(job))
     end
   end
+  return #late
 end
 
 -- Rate limits -------------------------------------------------------------------------------------------------

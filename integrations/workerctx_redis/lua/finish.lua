@@ -141,7 +141,7 @@ function actions.reap()
     end
     if FINAL[job.state] then insert(ends, end_of(job)) end
   end
-  cancel_expired(ends)
+  local late = cancel_expired(ends)
   settle(ends)
   flush()
   listening = listened
@@ -150,7 +150,7 @@ function actions.reap()
   if not listening then
     for index = #events, told + 1, -1 do events[index] = nil end
   end
-  return { mine, #expired >= settings.at_once }
+  return { mine, max(#expired, late) >= settings.at_once }
 end
 
 actions.settle = settle_rest

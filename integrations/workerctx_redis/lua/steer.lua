@@ -134,8 +134,11 @@ function actions.prune(states, retention, limit)
         'LIMIT', offset, limit - removed)
       if #ids == 0 then break end
       load_all(ids)
+      local finished_jobs = {}
+      for index, id in ipairs(ids) do finished_jobs[index] = { id } end
+      local any_awaited = count_of('children', finished_jobs) > 0
       for _, id in ipairs(ids) do
-        if call('EXISTS', key('children', id)) == 1 then
+        if any_awaited and call('EXISTS', key('children', id)) == 1 then
           offset = offset + 1
         else
           remove(load(id))
