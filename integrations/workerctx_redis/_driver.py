@@ -55,7 +55,10 @@ async def open_client(endpoint: Endpoint) -> AsyncGenerator[Client]:
             yield primary
     elif endpoint.scheme == "redis+cluster":
         nodes = [TCPLocation(*place) for place in endpoint.hosts]
-        pool = ClusterConnectionPool(nodes, connection_class=_ClusterConnection, **_credentials(endpoint))
+        # Our slot is all that we need, so it does not matter whether somebody serves the others.
+        pool = ClusterConnectionPool(
+            nodes, connection_class=_ClusterConnection, skip_full_coverage_check=True, **_credentials(endpoint)
+        )
         async with coredis.RedisCluster(
             connection_pool=pool, decode_responses=False, retry_policy=NoRetryPolicy()
         ) as cluster:

@@ -26,8 +26,8 @@ SLOTS = 16384
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """The URL of a cluster of three primaries."""
+def nodes():
+    """The servers of a cluster of three primaries."""
     with ExitStack() as stack:
         options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
         nodes = [stack.enter_context(RedisServer(dict(options))) for _ in range(NODES)]
@@ -44,7 +44,13 @@ def cluster():
             return all("cluster_state:ok" in info and f"cluster_known_nodes:{NODES}" in info for info in infos)
 
         anyio.run(wait_until, is_whole, PATIENCE)
-        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes):
+    """The URL of the cluster."""
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
 
 
 @pytest.fixture
@@ -64,7 +70,16 @@ async def test_namespaces_spread_over_the_nodes(cluster):
             assert len(await opened.jobs.claim_many("worker")) == 100
 
 
-def test_sentinel_leads_to_the_new_primary():
+async def test_a_user_with_the_least_rights(cluster, nodes, acl_of_the_docs):
+    """The documented rights and those for a Cluster are enough there."""
+    for node in nodes:
+        assert node.command("acl", "setuser", *acl_of_the_docs, "+cluster|slots") == "OK"
+    async with connect(cluster.replace("://", "://jobs:secret@")) as opened, opened.jobs.wakeups() as wakeups:
+        await opened.jobs.enqueue_bulk([EnqueueRequest("work") for _ in range(1200)])
+        assert await wakeups.wait(10)
+
+
+def test_sentinel_leads_to_the_new_primary(acl_of_the_docs):
     """W4: after a failover calls go to the server that sentinel names now, and what was replicated is there."""
 
     async def use(url):
@@ -82,6 +97,8 @@ def test_sentinel_leads_to_the_new_primary():
             assert (await opened.jobs.get(job_id)).state is JobState.RUNNING
 
     with RedisServer() as primary, RedisServer() as replica, RedisServer(is_sentinel=True) as sentinel:
+        for server in (primary, replica):
+            assert server.command("acl", "setuser", *acl_of_the_docs, "+role") == "OK"
         replica.command("replicaof", "127.0.0.1", str(primary.port))
         sentinel.command("sentinel", "monitor", "main", "127.0.0.1", str(primary.port), "1")
         sentinel.command("sentinel", "set", "main", "down-after-milliseconds", "500")
@@ -90,4 +107,4 @@ def test_sentinel_leads_to_the_new_primary():
             return "num-slaves\n1" in sentinel.command("--raw", "sentinel", "master", "main")
 
         anyio.run(wait_until, is_ready, PATIENCE)
-        anyio.run(use, f"redis+sentinel://127.0.0.1:{sentinel.port}/main?timeout=3")
+        anyio.run(use, f"redis+sentinel://jobs:secret@127.0.0.1:{sentinel.port}/main?timeout=3")
