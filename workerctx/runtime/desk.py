@@ -80,6 +80,11 @@ class Desk:
     _began: list[str] = field(factory=list[str], init=False)
     _idle: deque[anyio.Event] = field(factory=deque[anyio.Event], init=False)
     _news: anyio.Event | None = field(default=None, init=False)
+    _still_since: float | None = field(default=None, init=False)
+    """Since when there has been nothing to do for any slot."""
+    _stood_still: float = field(default=0.0, init=False)
+    """Seconds without anything to do since the last round."""
+    _round_began: float = field(default=0.0, init=False)
 
     def open(self, seating: Seating) -> None:
         """Take the clock of the running event loop, and the limits of kinds."""
@@ -135,6 +140,8 @@ class Desk:
                 return None
             handed = anyio.Event()
             self._idle.append(handed)
+            if not self.running:
+                self._stand_still()
             self.nudge()
             try:
                 await handed.wait()
@@ -207,6 +214,17 @@ class Desk:
             if run.ctx is not None:
                 run.ctx.cancel.set(reason)
 
+    def begin_round(self) -> float:
+        """Take note that a round with the store begins, and return the time."""
+        now = self.clock()
+        still = self._stood_still
+        if self._still_since is not None:
+            still += now - self._still_since
+            self._still_since = now
+        self.pace.note_work(now - self._round_began - still)
+        self._round_began, self._stood_still = now, 0.0
+        return now
+
     def collect(self) -> tuple[list[Finish], list[str]]:
         """Take everything that has to be told: outcomes, and the leases whose run has begun meanwhile."""
         finishes, self._finishes = self._finishes, []
@@ -254,6 +272,13 @@ class Desk:
             return True
 
     def _hand_out(self, run: Run) -> None:
+        if self._still_since is not None:
+            self._stood_still += self.clock() - self._still_since
+            self._still_since = None
         self.waiting.append(run)
         if self._idle:
             self._idle.popleft().set()
+
+    def _stand_still(self) -> None:
+        if self._still_since is None:
+            self._still_since = self.clock()

@@ -59,8 +59,6 @@ class Exchange:
     _look: bool = field(default=True, init=False)
     """Whether there may be jobs that were not seen yet."""
     _idle: bool = field(default=False, init=False)
-    _round_began: float = field(default=0.0, init=False)
-    """When the latest round began, on the event loop's clock."""
     _failures: int = field(default=0, init=False)
     _unready: bool = field(default=True, init=False)
     """Whether the worker counts as unready because of us; a store may have reasons of its own."""
@@ -167,9 +165,7 @@ class Exchange:
         finishes, began = desk.collect()
         if not (finishes or began or wanted):
             return
-        now = self._desk.clock()
-        desk.pace.note_round(now - self._round_began)
-        self._round_began = self._asked_at = now
+        self._asked_at = began_at = desk.begin_round()
         self._look &= not wanted  # a wake-up during the claim sets it again
         try:
             refused, claimed = await self._ask(finishes, began, wanted, at_once=at_once)
@@ -190,6 +186,7 @@ class Exchange:
             if error is not None:
                 self._refused(finish, error)
         arrived = self._desk.clock()
+        desk.pace.note_round(arrived - began_at)
         for job, lease in claimed:
             desk.put(Run(job, lease, arrived, at_once))
         if claimed and self._context.hears(JobsClaimed):

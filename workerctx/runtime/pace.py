@@ -11,25 +11,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SMOOTHING: Final = 0.2
-"""Share of the newest run in an average."""
-_MEMORY: Final = 0.02
-"""Seconds after which the rate at which jobs end is as good as forgotten."""
+"""Share of the newest in an average."""
+_SHORTEST_MEMORY: Final = 0.01
+"""Seconds of work after which the rate at which jobs end is as good as forgotten; it takes a run at the least."""
 _SHORTEST_WAIT: Final = 0.001
 """Seconds; below that, timers are no use."""
 
 
 @define(eq=False)
 class Pace:
-    """How long runs take, how much that varies, and how many end in a second.
+    """How long runs take, how much that varies, and how many end in a second of work.
 
-    A job is worth claiming ahead if it is likely to begin soon: within half of the prefetch window, so that one which
-    is late is still in time.
+    A job is worth claiming ahead if it is likely to begin soon: within half of the prefetch window after it has come,
+    so that one which is late is still in time.
     """
 
     run: float = field(default=0.0, init=False)
     """Seconds that a run takes, on average."""
     deviation: float = field(default=0.0, init=False)
     """Seconds by which runs differ from that, on average."""
+    round: float = field(default=0.0, init=False)
+    """Seconds that a round with the store takes, on average."""
     _rate: float = field(default=0.0, init=False)
     _ended: int = field(default=0, init=False)
 
@@ -40,11 +42,20 @@ class Pace:
         self.run += _SMOOTHING * difference
         self.deviation += _SMOOTHING * (abs(difference) - self.deviation)
 
-    def note_round(self, since_last: float) -> None:
-        """Take note of a round with the store, so many seconds after the one before."""
-        if since_last > 0:
-            ended, self._ended = self._ended, 0
-            self._rate += min(1.0, since_last / _MEMORY) * (ended / since_last - self._rate)
+    def note_round(self, seconds: float) -> None:
+        """Take note of how long a round with the store took."""
+        self.round += _SMOOTHING * (seconds - self.round)
+
+    def note_work(self, seconds: float) -> None:
+        """Take note of how long the slots had work, not counting when all of them waited for some.
+
+        Else a slow store would make the jobs look slow, so few of them would be claimed, and the slots would wait.
+        """
+        if seconds <= 0:
+            return
+        ended, self._ended = self._ended, 0
+        memory = max(_SHORTEST_MEMORY, self.run)
+        self._rate += min(1.0, seconds / memory) * (ended / seconds - self._rate)
 
     def brake(self) -> None:
         """Take note that too many were claimed: what follows is slower than what was."""
@@ -58,7 +69,7 @@ class Pace:
             now: On the same clock.
             window: The prefetch window, in seconds.
         """
-        horizon = window / 2
+        horizon = min(window, window / 2 + self.round)
         if self.run <= horizon or self.deviation > horizon:
             # Who is next to end cannot be told, only how many will.
             return int(self._rate * horizon), math.inf

@@ -53,7 +53,7 @@ class TestPace:
         for _ in range(200):
             for _ in range(2):
                 pace.note(generator.expovariate(1))
-            pace.note_round(0.02)
+            pace.note_work(0.02)
         began = [generator.uniform(-2, 0) for _ in range(100)]
         assert pace.due(sorted(began), 0.0, WINDOW)[0] <= 3
 
@@ -63,7 +63,7 @@ class TestPace:
         for _ in range(100):
             for _ in range(50):
                 pace.note(0.001)
-            pace.note_round(0.01)
+            pace.note_work(0.01)
         assert pace.due([], 0.0, WINDOW)[0] == pytest.approx(125, abs=2)
         pace.brake()
         assert pace.due([], 0.0, WINDOW)[0] == 0
