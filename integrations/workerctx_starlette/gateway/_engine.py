@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from attrs import Factory, define, field
 
+from workerctx.lifecycle.groups import collapse
 from workerctx.queue import ReleaseLease
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.schedule import Ticker
@@ -47,6 +48,7 @@ class Engine:
         leases: What they hold.
         exchange: Feeds them.
         progress: Of their jobs.
+        roster: The list of workers in the store.
     """
 
     namespace: str
@@ -71,12 +73,9 @@ class Engine:
         default=Factory(lambda self: ProgressReports(self.storage.jobs), takes_self=True), init=False
     )
     roster: Roster = field(
-        default=Factory(lambda self: Roster(self.storage.workers, self.sessions), takes_self=True),
-        init=False,
+        default=Factory(lambda self: Roster(self.storage.workers, self.sessions), takes_self=True), init=False
     )
     _tasks: TaskGroup | None = field(default=None, init=False)
-    _told: bool = field(default=False, init=False)
-    """Whether the exchange has ended."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
@@ -133,7 +132,7 @@ class Engine:
         try:
             await chore()
         except Exception as exc:  # noqa: BLE001 - the gateway's own failure fails it, visibly
-            self._context.fail(exc)
+            self._context.fail(collapse(exc))
 
     async def _exchange(self, exchanged: anyio.Event) -> None:
         try:

@@ -60,7 +60,7 @@ class Line:
         sessions = list(self.hungry)
         limited = set[str]().union(*(session.kind_limits for session in sessions))
         return {
-            kind: sum(session.kind_limits[kind] for session in sessions)
+            kind: min(_LARGEST_CLAIM, sum(session.kind_limits[kind] for session in sessions))
             for kind in limited
             if all(kind in session.kind_limits for session in sessions)
         }

@@ -224,7 +224,7 @@ class Session:
             case Credit():
                 self._take_credit(frame)
             case Began():
-                self._engine.exchange.begin(lease_id for lease_id in frame.leases if lease_id in self.holdings)
+                self._engine.exchange.begin(lease_id for lease_id in frame.leases if self._runs(lease_id))
             case Heartbeat():
                 self._take_heartbeat(frame)
             case Progress():
@@ -237,6 +237,10 @@ class Session:
                 self._engine.give_back(self.outbox.take_back())
             case _:
                 raise ProtocolError(f"a worker says nothing like {type(frame).__name__} once it is registered")
+
+    def _runs(self, lease_id: str) -> bool:
+        holding = self.holdings.get(lease_id)
+        return holding is not None and not holding.reported
 
     def _take_outcome(self, frame: Result | Failure) -> None:
         lease_id = frame.lease_id
@@ -268,7 +272,9 @@ class Session:
             self._underway.popleft()
         self._allowance = frame.received + frame.free
         self.kind_limits = {
-            kind: max(0, limit - self._underway.count(kind)) for kind, limit in frame.kind_limits.items()
+            kind: max(0, min(limit, _MOST) - self._underway.count(kind))
+            for kind, limit in frame.kind_limits.items()
+            if kind in self.profile.kinds
         }
         if self._doubtful:
             lost, self._doubtful = tuple(self._doubtful), set()
