@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from workerctx.queue import Storage
 
 TOKEN = "a token that nobody guesses"
-PATIENCE = 20
+PATIENCE = 30
 HURRIED = GatewayConfig(
     heartbeat=0.05,
     resume_window=10.0,
     poll_interval=0.2,
     reap_interval=0.1,
-    register_timeout=2.0,
-    send_timeout=2.0,
+    register_timeout=15.0,
+    send_timeout=15.0,
     grace=5.0,
 )
 
