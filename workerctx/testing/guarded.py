@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
 from workerctx.queue import JobQueue, LeaseRenewer, RateLimits, Schedules, Storage, Wakeups, Workers
+from workerctx.queue.cargo import Moving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -19,6 +20,7 @@ _PARTS: Final[dict[str, type[Any]]] = {
     "rate_limits": RateLimits,
     "workers": Workers,
     "schedules": Schedules,
+    "moving": Moving,
 }
 _BLOCKS: Final[dict[str, type[Any] | None]] = {"subscribe": None, "wakeups": Wakeups}
 """Methods that return an async context manager, and the protocol of what it yields if that has calls of its own."""

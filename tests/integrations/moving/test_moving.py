@@ -8,11 +8,10 @@ import sys
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.lowlevel
-import attrs
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -30,11 +29,13 @@ from workerctx.queue import (
     connect,
     move,
 )
-from workerctx.queue.cargo import moving_of
+from workerctx.testing import advance
+from workerctx.testing.guarded import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+T = TypeVar("T")
 STORES = ("memory", "sqlite", "postgres", "redis")
 PAIRS = list(itertools.permutations(STORES, 2))
 RING = [("memory", "sqlite"), ("sqlite", "postgres"), ("postgres", "redis"), ("redis", "memory")]
@@ -105,60 +106,60 @@ async def test_every_pair(place: Callable[[str], str], source_kind: str, target_
         assert kinds == ["second", "third"]
 
 
-@attrs.define(eq=False)
-class Flaky:
-    """A store whose moves break off, before or after a step is done."""
+class Misfortune:
+    """Has some calls of a move fail, done or not."""
 
-    real: Storage
-    dice: random.Random
+    def __init__(self) -> None:
+        self.failures = 0
+        self._dice = random.Random(7)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-    @property
-    def moving(self) -> Flaky:
-        return Flaky(moving_of(self.real), self.dice)  # type: ignore[arg-type]
-
-    async def identity(self) -> str:
-        return await self.real.identity()  # type: ignore[attr-defined, no-any-return]
-
-    async def take_out(self, *args: Any, **kwargs: Any) -> Any:
-        return await self._perhaps(self.real.take_out, *args, **kwargs)  # type: ignore[attr-defined]
-
-    async def put_in(self, *args: Any) -> Any:
-        return await self._perhaps(self.real.put_in, *args)  # type: ignore[attr-defined]
-
-    async def clear_out(self, *args: Any) -> Any:
-        return await self._perhaps(self.real.clear_out, *args)  # type: ignore[attr-defined]
-
-    async def _perhaps(self, do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        fate = self.dice.random()
+    async def serve(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], perform: Callable[[], Awaitable[T]]
+    ) -> T:
+        fate = self._dice.random() if method.startswith("moving.") else 1.0
         if fate < 0.2:
+            self.failures += 1
             raise StoreUnavailable("not done")
-        found = await do(*args, **kwargs)
+        found = await perform()
         if fate < 0.4:
+            self.failures += 1
             raise StoreUnavailable("done, and nobody knows")
         return found
+
+    def serve_sync(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], perform: Callable[[], T]) -> T:
+        return perform()
 
 
 @pytest.mark.parametrize(("source_kind", "target_kind"), RING)
 async def test_a_mover_that_fails_at_any_step(place: Callable[[str], str], source_kind: str, target_kind: str) -> None:
     """Q2: wherever a move breaks off, the next one goes on; nothing is lost and nothing comes twice."""
-    dice = random.Random(7)
+    misfortune = Misfortune()
     async with connect(place(source_kind)) as source, connect(place(target_kind)) as target:
         await fill(source)
         before = await everything(source)
-        failures = 0
-        while True:
-            try:
-                report = await move(Flaky(source, dice), Flaky(target, dice), history=True, limit=4, patience=10)
-                break
-            except StoreUnavailable:
-                failures += 1
-        assert failures > 3
+        ends = guarded(source, misfortune), guarded(target, misfortune)
+        report = None
+        while report is None:
+            with suppress(StoreUnavailable):
+                report = await move(*ends, history=True, limit=4, patience=10)
+        assert misfortune.failures > 3
         assert report.is_complete
         assert (await everything(target)).keys() == before.keys()
         assert [schedule.name for schedule in await target.schedules.list()] == ["noon"]
+
+
+@pytest.mark.parametrize(("source_kind", "target_kind"), RING)
+async def test_clocks_that_differ(place: Callable[[str], str], source_kind: str, target_kind: str) -> None:
+    """Q11: a job that is due by the clock of the source waits at the target until that one's clock says so too."""
+    async with connect(place(source_kind)) as source, connect(place(target_kind)) as target:
+        # A server of the whole test session may be ahead already.
+        await advance(source, max(0.0, await target.now() - await source.now()) + 1000)
+        due = (await source.jobs.enqueue(EnqueueRequest("note"))).id
+        assert (await source.jobs.get(due)).state is JobState.QUEUED
+        await move(source, target)
+        assert (await target.jobs.get(due)).state is JobState.SCHEDULED
+        await advance(target, await source.now() - await target.now() + 10)
+        assert (await target.jobs.get(due)).state is JobState.QUEUED
 
 
 class Notes:
