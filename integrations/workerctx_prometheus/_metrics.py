@@ -9,7 +9,16 @@ from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram
 from prometheus_client.registry import Collector
 
 from workerctx.lifecycle import Error, HeartBeat, Start, Success
-from workerctx.runtime import JobFinished, JobLost, JobsClaimed, LoopBlocked, LoopLag, StoreFailed, WorkerLoop
+from workerctx.runtime import (
+    JobFinished,
+    JobLost,
+    JobsClaimed,
+    LoopBlocked,
+    LoopLag,
+    RunOverran,
+    StoreFailed,
+    WorkerLoop,
+)
 from workerctx_prometheus._depth import QueueDepth
 from workerctx_prometheus._jobs import DURATIONS, JobSeries
 from workerctx_prometheus._serving import MetricsEndpoint, MetricsServer
@@ -83,6 +92,9 @@ class WorkerMetrics:
         self._blocks = Counter(
             "workerctx_event_loop_blocks", "How often the event loop was blocked for too long.", registry=registry
         )
+        self._overruns = Counter(
+            "workerctx_run_overruns", "How often a thread went on although its run was over.", registry=registry
+        )
         self._lag = Histogram(
             "workerctx_event_loop_lag_seconds",
             "How long the event loop took to answer, asked twice a second or so.",
@@ -152,6 +164,7 @@ class WorkerMetrics:
         context.listen(_counting(self._store_failures), StoreFailed)
         context.listen(lambda _, event: self._lag.observe(event.seconds), LoopLag)
         context.listen(_counting(self._blocks), LoopBlocked)
+        context.listen(_counting(self._overruns), RunOverran)
         if self._depth is not None:
             context.listen(partial(self._depth.look, loop), Start, HeartBeat)
 

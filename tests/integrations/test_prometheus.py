@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from workerctx import JobRegistry, WorkerConfig, WorkerContext, WorkerLoop
 from workerctx.errors import Abort, WorkerError
-from workerctx.queue import Constant
-from workerctx.runtime import JobLost, LoopBlocked, StoreFailed
+from workerctx.queue import Constant, QueuedJob
+from workerctx.runtime import JobLost, LoopBlocked, RunOverran, StoreFailed
 from workerctx_prometheus import WorkerMetrics, serve_metrics
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ async def test_the_number_of_series_is_bounded(jobs: JobRegistry, hurried: Worke
 
 
 async def test_trouble_is_counted(jobs: JobRegistry, hurried: WorkerConfig, scraped: Any, eventually: Any) -> None:
-    """Lost leases, failures of the store, a blocked event loop and its lag have metrics of their own."""
+    """Lost leases, failures of the store, a blocked event loop, its lag and stuck threads have their own metrics."""
     loop = WorkerLoop(jobs, hurried.with_options(block_warning=0.05))
     metrics = WorkerMetrics().attach(loop)
     async with loop:
@@ -243,6 +243,7 @@ async def test_trouble_is_counted(jobs: JobRegistry, hurried: WorkerConfig, scra
         loop.context.emit(JobLost(lease_id="3", after_run=True))
         loop.context.emit(StoreFailed(error=OSError("gone"), failures=1))
         loop.context.emit(LoopBlocked(seconds=2.0, stack="here"))
+        loop.context.emit(RunOverran(job=QueuedJob(id="1", kind="work"), seconds=9.0, stack="here"))
 
         async def lag_is_known() -> bool:
             return bool((await scraped(metrics))("workerctx_event_loop_lag_seconds_count"))
@@ -253,6 +254,7 @@ async def test_trouble_is_counted(jobs: JobRegistry, hurried: WorkerConfig, scra
     assert page("workerctx_lease_losses_total", during="finish") == 2
     assert page("workerctx_store_failures_total") == 1
     assert page("workerctx_event_loop_blocks_total") == 1
+    assert page("workerctx_run_overruns_total") == 1
 
 
 async def test_a_context_of_its_own(scraped: Any) -> None:
