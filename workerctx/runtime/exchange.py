@@ -161,7 +161,7 @@ class Exchange:
         desk = self._desk
         self._give_back()
         wanted = self._wanted()
-        at_once = wanted <= desk.free
+        at_once = wanted <= desk.free and not desk.seating.limits  # else some may have to stand in line
         finishes, began = desk.collect()
         if not (finishes or began or wanted):
             return
@@ -192,7 +192,7 @@ class Exchange:
         if claimed and self._context.hears(JobsClaimed):
             self._context.tell(JobsClaimed(number=len(claimed)))
         # Behind jobs that stand in line there may be others, although the claim was not full.
-        self._look |= len(claimed) >= wanted > 0 or self._desk.seating.has_new_line()
+        self._look |= len(claimed) >= wanted > 0 or desk.seating.has_new_line()
         self._note_idle(asked=bool(wanted))
 
     def _give_back(self) -> None:
