@@ -246,8 +246,11 @@ async def test_who_never_registers_is_shut_out(gateway, impatient, decent, peer_
 
 async def test_there_is_room_for_so_many(gateway, peer_of):
     """R7: when every place is taken, the next one hears so and may try again."""
-    async with gateway, peer_of(gateway), peer_of(gateway), peer_of(gateway), peer_of(gateway) as late:
-        assert await late.ended() == (503, "this gateway serves 3 workers and takes no more: try again\n")
+    async with gateway, peer_of(gateway) as one, peer_of(gateway) as two, peer_of(gateway) as three:
+        for number, worker in enumerate((one, two, three)):
+            await worker.register(worker_id=str(number))
+        async with peer_of(gateway) as late:
+            assert await late.ended() == (503, "this gateway serves 3 workers and takes no more: try again\n")
 
 
 MALFORMED = [
