@@ -36,7 +36,14 @@ napoleon_custom_sections = ["Cancellation", "Threads"]
 # The build needs no network, so names of other projects cannot be looked up. Ours must resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!workerctx).*")]
 
-OURS = {"workerctx", "workerctx_opentelemetry", "workerctx_prometheus", "workerctx_redis", "workerctx_starlette"}
+OURS = {
+    "workerctx",
+    "workerctx_opentelemetry",
+    "workerctx_postgres",
+    "workerctx_prometheus",
+    "workerctx_redis",
+    "workerctx_starlette",
+}
 PACKAGES = (
     "workerctx.lifecycle",
     "workerctx.queue",
@@ -46,6 +53,7 @@ PACKAGES = (
     "workerctx.remote",
     "workerctx.testing",
     "workerctx_starlette",
+    "workerctx_postgres",
     "workerctx_redis",
     "workerctx_prometheus",
     "workerctx_opentelemetry",

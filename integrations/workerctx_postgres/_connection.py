@@ -74,6 +74,11 @@ class Database:
         known = conninfo_to_dict(self.conninfo)
         return f"{known.get('dbname', '')} on {known.get('host', 'localhost')}"
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether notifications cannot be listened for: a pooler is in between, and nothing leads past it."""
+        return self.pooled and self.listen is None
+
     def connect(self, *, listening: bool = False) -> psycopg.Connection:
         """Open a connection on which every statement is a transaction unless BEGIN says otherwise.
 

@@ -93,6 +93,10 @@ class _Ear:
         with ExitStack() as stack:
             selector = stack.enter_context(selectors.DefaultSelector())
             selector.register(stack.enter_context(self._closing), selectors.EVENT_READ)
+            if self._database.is_deaf:
+                self.ready.set()
+                selector.select()
+                return
             while True:
                 with suppress(QueueError, psycopg.Error), self._database.connect(listening=True) as connection:
                     connection.execute(f"LISTEN {quoted(self._channel)}".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import attrs
 import psycopg
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from workerctx.queue.sql.transaction import Transaction
 
 _OWN: Final = frozenset({"schema", "timeout", "pooled", "listen"})
+_SECRET: Final = frozenset({"password", "sslpassword", "listen"})
 _YES: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -44,7 +46,7 @@ def open_postgres(url: StoreURL) -> PostgresStorage:
         raise InvalidRequest(f"timeout={url.options['timeout']!r} is no number of seconds") from exc
     listen = url.options.get("listen")
     return PostgresStorage(
-        url=url.raw,
+        url=_without_password(url.raw),
         namespace=url.namespace,
         database=Database(
             connection_info(url.location, options, timeout, pooled=pooled),
@@ -108,3 +110,15 @@ class PostgresStorage(SqlStorage):
 
     def _move_clock(self, tx: Transaction, micros: int) -> None:
         tx.run(self._database.sql.move_clock, micros)
+
+
+def _without_password(url: str) -> str:
+    """Return a URL as it may be seen by anybody."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if ":" in user:
+        parts = parts._replace(netloc=f"{user.partition(':')[0]}:***{at}{host}")
+    options = [
+        (name, "***" if name in _SECRET else value) for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
+    return urlunsplit(parts._replace(query=urlencode(options, safe="/:")))
