@@ -90,9 +90,10 @@ class Link:
         Raises:
             QueueError: The call failed; whether it was done may be unknown.
         """
+        grows = any(operation.grows for operation in operations)
         encoded = [msgspec.Raw(operation.encoded) for operation in operations]
         seed = random.getrandbits(31)
-        request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, encoded))
+        request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, grows, encoded))
         try:
             with anyio.fail_after(max(limit, self._endpoint.timeout)):
                 answer = await self._script(keys=[self._prefix], args=[request])

@@ -6,6 +6,7 @@ local ns = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 local listening, origin, channel = request[1], request[2], request[3]
 math.randomseed(request[4])
+local is_growing = request[5]
 
 local call, format, null = redis.call, string.format, cjson.null
 local floor, max, min, insert = math.floor, math.max, math.min, table.insert
@@ -307,7 +308,18 @@ local function mind_groups()
   end
 end
 
+-- A server that is full refuses what could make it fuller, unless the script has written something already. Finishes,
+-- renewals and the like have to go on, and so begin with a write that does nothing.
+local function insist()
+  if not is_growing then
+    call('DEL', ns .. ':nothing')
+    is_growing = true
+  end
+end
+
 local function flush()
+  if not (next(changed) or next(hashes) or next(zsets) or next(sets)) then return end
+  insist()
   if next(changed) then
     local records = hashes[JOBS] or {}
     hashes[JOBS] = records

@@ -37,6 +37,7 @@ function actions.acquire(scope, amount)
   local after = max(tat, now) + floor(amount * per * 1000000 / capacity)
   local wait = after - now - per * 1000000
   if wait > 0 then return { 'wait', max(wait, 1) } end
+  insist()
   call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, after))
   return { 'granted' }
 end
@@ -50,6 +51,7 @@ function actions.limits() return call('HGETALL', LIMITS) end
 local SEEN = ns .. ':seen'
 
 function actions.register(id, info, state, in_flight)
+  insist()
   call('HSET', key('worker', id), 'info', info, 'state', state, 'in_flight', in_flight,
     'started_at', format('%.0f', now))
   call('ZADD', SEEN, now, id)
@@ -58,6 +60,7 @@ end
 
 function actions.heartbeat(id, state, in_flight)
   if not call('ZSCORE', SEEN, id) then return false end
+  insist()
   call('ZADD', SEEN, now, id)
   call('HSET', key('worker', id), 'state', state, 'in_flight', in_flight)
   local commands = call('LRANGE', key('commands', id), 0, -1)

@@ -86,7 +86,10 @@ local function settle(ends)
       end
     end
     room = room - #children
-    if call('ZCARD', open) > #children then call('RPUSH', SETTLING, cjson.encode({ parent, word })) end
+    if call('ZCARD', open) > #children then
+      insist()
+      call('RPUSH', SETTLING, cjson.encode({ parent, word }))
+    end
     index = index + 1
   end
 end
@@ -125,6 +128,7 @@ local LIMITS = ns .. ':limits'
 local function drain(scope, retry_after)
   local text = call('HGET', LIMITS, scope)
   if not text then return false end
+  insist()
   local capacity, per, tat = unpack(cjson.decode(text))
   local target = now + retry_after + floor(per * 1000000 * (capacity - 1) / capacity)
   call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, max(tat, target)))

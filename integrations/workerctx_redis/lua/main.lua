@@ -1,7 +1,7 @@
 -- Do what is asked, one after the other, then tell who waits.
 
 local results = {}
-for index, operation in ipairs(request[5]) do
+for index, operation in ipairs(request[6]) do
   enter_room(operation[1])
   local result = actions[operation[2]](unpack(operation, 3, 8))
   flush()

@@ -10,7 +10,7 @@ import pytest
 
 from workerctx import JobRegistry, WorkerConfig, WorkerLoop
 from workerctx.errors import StoreFull, StoreUnavailable
-from workerctx.queue import CompleteLease, EnqueueRequest, JobState, connect
+from workerctx.queue import CompleteLease, EnqueueRequest, JobState, WorkerInfo, connect
 from workerctx.testing.polling import wait_until
 
 PATIENCE = 30.0
@@ -121,6 +121,9 @@ async def test_a_full_server_takes_nothing_in_and_lets_work_go_on(own_server):
                 await storage.jobs.enqueue_bulk(requests)
         assert server.command("dbsize") == before
         assert sum((await storage.jobs.counts()).values()) == 10
+        assert not (await storage.jobs.renew_leases([lease.id for _, lease in claimed], extend_by=60)).lost
+        await storage.workers.register(WorkerInfo(id="worker"))
+        assert await storage.workers.heartbeat("worker") == []
         assert await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed]) == [None] * 5
         assert len(await storage.jobs.claim_many("worker", limit=5)) == 5
         assert await storage.jobs.prune(0) == 5
