@@ -13,6 +13,7 @@ from cryptography import x509
 
 from tests.integrations.gateway.processes import Process
 from workerctx.queue import EnqueueRequest, connect
+from workerctx.testing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,4 +212,33 @@ def test_a_gateway_with_certificates(folder, gateway, worker, enqueue, results):
     assert stranger.ends(None) == 77
     assert bare.ends(None) == 1
     assert edge.ends() == 0
+    assert process.ends() == 0
+
+
+async def recorded(journal: Path, number: int) -> None:
+    await wait_until(lambda: journal.read_bytes().count(b'"complete"') == number)
+
+
+def test_outcomes_survive_the_worker(folder, gateway, worker, enqueue, results, proxy_of):
+    """R4: a worker that is killed before its outcomes were acknowledged leaves them in its journal; none is recomputed.
+
+    The gateway waits for a worker that went missing, and the next one with the journal is that worker.
+    """
+    process, port = gateway()
+    proxy = proxy_of(("127.0.0.1", port))
+    journal = folder / "outcomes.journal"
+    first = worker(proxy.port, WORKERCTX_JOURNAL=str(journal))
+    assert results(enqueue("double", 5)) == [10]
+    with proxy.stalling(to="server"):
+        told = enqueue("double", 1, 2, 3)
+        anyio.run(recorded, journal, 3)
+        first.process.kill()
+        first.ends(None)
+        proxy.cut()
+    second = worker(proxy.port, WORKERCTX_JOURNAL=str(journal))
+    assert results(told) == [2, 4, 6]
+    assert results(enqueue("double", 4)) == [8]
+    assert second.ends() == 0
+    assert [line for line in second.said if line.startswith("ran ")] == ["ran 4"]
+    assert journal.stat().st_size == 0
     assert process.ends() == 0
