@@ -8,6 +8,7 @@ from typing import Annotated, Any, assert_type
 
 from workerctx.lifecycle import WorkerContext
 from workerctx.queue import EnqueueOutcome, EnqueueRequest, JobHandle, JobState
+from workerctx.remote import RemoteConfig, Worker
 from workerctx.service import (
     From,
     JobCtx,
@@ -174,6 +175,9 @@ def takes_any_handler(handler: JobHandler[..., Any]) -> str:
 
 takes_any_handler(plain)
 takes_any_handler(in_thread_with_both)
+
+builder = Worker.builder(RemoteConfig(endpoint="wss://jobs.example.com/workers", credentials="token", labels="a,b"))
+assert_type(builder.register(plain, in_thread_with_both).register(jobs).build(), Worker)
 
 
 async def refused(ctx: JobCtx, worker: WorkerContext) -> None:

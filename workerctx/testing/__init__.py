@@ -14,6 +14,9 @@ from workerctx.testing.modes import manual as manual
 from workerctx.testing.pending import JobOutcome as JobOutcome
 from workerctx.testing.pending import run_pending as run_pending
 from workerctx.testing.polling import wait_until as wait_until
+from workerctx.testing.sessions import MemorySession as MemorySession
+from workerctx.testing.sessions import SessionPeer as SessionPeer
+from workerctx.testing.sessions import session_pair as session_pair
 from workerctx.testing.virtual import VirtualTimeLoop as VirtualTimeLoop
 from workerctx.testing.virtual import virtual_clock as virtual_clock
 
@@ -21,6 +24,8 @@ __all__ = [
     "Fault",
     "Faults",
     "JobOutcome",
+    "MemorySession",
+    "SessionPeer",
     "StoreCall",
     "VirtualTimeLoop",
     "advance",
@@ -29,6 +34,7 @@ __all__ = [
     "inline",
     "manual",
     "run_pending",
+    "session_pair",
     "virtual_clock",
     "wait_until",
 ]

@@ -11,7 +11,7 @@ from attrs import Factory, define, field
 
 from workerctx import JobRegistry, RemoteConfig, Worker
 from workerctx.errors import ProtocolError, SessionLost
-from workerctx.queue import EnqueueRequest, connect, decode_json
+from workerctx.queue import EnqueueRequest, ReleaseLease, connect, decode_json
 from workerctx.remote.asking import answer
 from workerctx.remote.frames import (
     Began,
@@ -62,6 +62,8 @@ class Loopback:
     steering: bool = False
     on_request: Any = field(default=Factory(lambda self: self.answer, takes_self=True))
     _open: int = 0
+    _sent: set[str] = field(factory=set)
+    _stored: set[str] = field(factory=set)
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Any]:
@@ -106,6 +108,7 @@ class Loopback:
                     self.heard.append(frame)
                     if isinstance(frame, Register):
                         register = frame
+                        await self._give_back(frame)
                         peer.send(
                             RegisterAck(**{"version": 1, "worker_id": frame.worker_id, "heartbeat": 0.05} | self.ack)
                         )
@@ -122,11 +125,18 @@ class Loopback:
                         limit=room,
                         began=credit.at_once,
                     )
+                    self._sent.update(lease.id for _, lease in claimed)
                     peer.send(*[Task.of(job, lease, counted=credit.at_once) for job, lease in claimed])
                     room -= len(claimed)
                     sent += len(claimed)
             except SessionLost:
                 return
+
+    async def _give_back(self, register: Register) -> None:
+        """Release what was sent to the worker and did not arrive."""
+        missing = self._sent - self._stored - set(register.holding)
+        self._sent -= missing
+        await self.storage.jobs.finish_many([ReleaseLease(lease_id) for lease_id in missing])
 
     async def _handle(self, peer: SessionPeer, frame: Any) -> None:
         jobs = self.storage.jobs
@@ -146,11 +156,14 @@ class Loopback:
                 pass
 
     async def _finish(self, peer: SessionPeer, frame: Any) -> None:
+        error = None
         try:
-            (error,) = await self.storage.jobs.finish_many([finish_of(frame)])
+            if frame.lease_id not in self._stored:
+                (error,) = await self.storage.jobs.finish_many([finish_of(frame)])
         except ProtocolError as exc:
             peer.send(ResultAck(refused={frame.lease_id: str(exc)}))
             return
+        self._stored.add(frame.lease_id)
         peer.send(ResultAck(lost=(frame.lease_id,)) if error else ResultAck(accepted=(frame.lease_id,)))
 
     async def answer(self, peer: SessionPeer, frame: Request) -> None:

@@ -1,7 +1,9 @@
 """A remote worker from end to end, over sessions in memory."""
 
+import random
 import threading
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import anyio
@@ -835,3 +837,30 @@ async def test_sync_handlers_work_afar(jobs, serving, enqueue, loopback):
     async with serving(jobs):
         child_id = await store.result(await enqueue(parent.request()), timeout=10)
         assert await store.result(child_id, timeout=10) == 2
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_cuts_at_any_moment_lose_nothing(seed, jobs, serving, loopback, config):
+    """R4: sessions that break again and again, before, during and after anything, cost no result and no second run."""
+    chance = random.Random(seed)
+    runs = Counter()
+
+    @jobs.register
+    async def work(n: int) -> int:
+        runs[n] += 1
+        await anyio.sleep(chance.random() / 50)
+        return n
+
+    store = loopback.storage.jobs
+    patient = evolve(config, reconnect=ReconnectConfig(initial_backoff=0.001, max_backoff=5, max_attempts=10_000))
+    async with serving(jobs, config=patient):
+        outcomes = await store.enqueue_bulk([work.request(n) for n in range(150)])
+        for _ in range(25):
+            await anyio.sleep(chance.random() / 40)
+            loopback.deaf = chance.random() < 0.3
+            if loopback.peers:
+                loopback.peers[-1].close(SessionLost("cut") if chance.random() < 0.7 else None)
+        loopback.deaf = False
+        assert [await store.result(outcome.id, timeout=20) for outcome in outcomes] == list(range(150))
+    assert runs == dict.fromkeys(range(150), 1)
+    assert {(await store.get(outcome.id)).attempt for outcome in outcomes} == {1}
