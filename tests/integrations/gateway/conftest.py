@@ -29,7 +29,7 @@ HURRIED = GatewayConfig(
     reap_interval=0.1,
     register_timeout=15.0,
     send_timeout=15.0,
-    grace=5.0,
+    grace=30.0,
 )
 
 

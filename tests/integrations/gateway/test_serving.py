@@ -185,7 +185,7 @@ async def test_an_outcome_that_cannot_be_stored_is_refused(gateway, storage, pee
 
 async def test_leases_live_as_long_as_their_worker(url, storage, peer_of, eventually):
     """Q11: the gateway renews what connected workers hold; a cut leaves them the resume window, then they expire."""
-    config = GatewayConfig(lease_ttl=0.4, heartbeat=0.05, resume_window=0.2, reap_interval=0.05, poll_interval=0.1)
+    config = GatewayConfig(lease_ttl=1.2, heartbeat=0.05, resume_window=0.2, reap_interval=0.05, poll_interval=0.1)
     gateway = Gateway(url, authenticate=bearer_tokens({"a" * 20: Identity("tests")}), config=config)
     async with gateway:
         (job_id,) = await enqueue(storage, max_attempts=2)
@@ -194,7 +194,7 @@ async def test_leases_live_as_long_as_their_worker(url, storage, peer_of, eventu
             (task,) = await worker.tasks(1)
             await worker.say(Began((task.lease_id,)))
             began = await storage.now()
-            while await storage.now() < began + 1.0:
+            while await storage.now() < began + 1.6:
                 await anyio.sleep(0.05)
                 assert (await storage.jobs.get(job_id)).lease_id == task.lease_id
         await eventually(state_of(storage, job_id, JobState.QUEUED))
