@@ -56,6 +56,10 @@ class RedisMoving:
         found = await self._line.call(Operation(words, _batch, grows=True, limit=PUBLISH_LIMIT))
         return None if found is None else check_target(found, target)
 
+    async def outbox(self) -> Batch | None:
+        """Return the batch that is in the outbox."""
+        return await self._line.call(Operation(("outbox",), _batch))
+
     async def put_in(self, batch: Batch) -> Arrived:
         """Add the records of a batch."""
         texts, rows = _rows(batch.jobs)

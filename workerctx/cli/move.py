@@ -13,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from workerctx.cli.output import Output, complain, duration, number_of, without_password
 from workerctx.cli.store import guarded, missing_file, no_file, visible
 from workerctx.cli.values import Duration  # noqa: TC001 - cyclopts reads the annotations
+from workerctx.errors import CommandError
 from workerctx.queue import JobState, connect
 from workerctx.queue.cargo import HISTORY, moving_of
+from workerctx.queue.moving import give_back as put_back
 from workerctx.queue.moving import move
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ def move_store(
         str,
         Parameter(name="--from", metavar="URL", env_var="WORKERCTX_FROM", help="The store that is left."),
     ],
-    to: Annotated[str, Parameter(metavar="URL", env_var="WORKERCTX_TO", help="The store that is entered.")],
+    to: Annotated[
+        str | None, Parameter(metavar="URL", env_var="WORKERCTX_TO", help="The store that is entered.")
+    ] = None,
     history: Annotated[
         bool,
         Parameter(negative="", env_var="WORKERCTX_HISTORY", help="Move succeeded and cancelled jobs too."),
@@ -50,6 +54,14 @@ def move_store(
     dry_run: Annotated[
         bool, Parameter(negative="", help="Say what the source has, and change nothing; the target is not opened.")
     ] = False,
+    give_back: Annotated[
+        bool,
+        Parameter(
+            name="--give-back",
+            negative="",
+            help="Put what is on its way back into the source, because the store to which it went is gone for good.",
+        ),
+    ] = False,
     json: Annotated[
         bool, Parameter(negative="", env_var="WORKERCTX_JSON", help="Print one JSON document instead of a table.")
     ] = False,
@@ -62,15 +74,30 @@ def move_store(
     out = Output(json)
 
     def run() -> int:
-        source, target = visible(from_), visible(to)
+        source = visible(from_)
         missing = missing_file(source)
         if missing is not None:
             raise no_file(missing)
+        if give_back:
+            return anyio.run(_give_back, source, out)
         if dry_run:
             return anyio.run(_foresee, source, history, out)
-        return anyio.run(_move, source, target, history, timeout, out)
+        if to is None:
+            raise CommandError("no target is named: pass --to URL, or --dry-run to see what would move")
+        return anyio.run(_move, source, visible(to), history, timeout, out)
 
     return guarded(run)
+
+
+async def _give_back(url: str, out: Output) -> int:
+    """Have the source take back what has not arrived."""
+    async with connect(url) as storage:
+        count = await put_back(storage)
+    if out.as_json:
+        out.document({"given_back": count})
+    else:
+        out.line(f"{number_of(count, 'job')} given back")
+    return 0
 
 
 async def _foresee(url: str, history: bool, out: Output) -> int:
@@ -79,13 +106,17 @@ async def _foresee(url: str, history: bool, out: Output) -> int:
         counts = _going(await storage.jobs.counts(), history=history)
         schedules = [schedule.name for schedule in await storage.schedules.list()]
         settings = await moving_of(storage).settings()
+        batch = await moving_of(storage).outbox()
+    leaving = 0 if batch is None else len(batch.jobs)
     limits = [each.limit.scope for each in settings.limits]
     if out.as_json:
         jobs = {state.value: count for state, count in counts.items()}
-        document = {"jobs": jobs, "schedules": schedules, "limits": limits}
+        document = {"jobs": jobs, "on_the_way": leaving, "schedules": schedules, "limits": limits}
         out.document({**document, "pauses": sorted(settings.pauses), "workflows": sorted(settings.workflows)})
         return 0
     out.table(("STATE", "JOBS"), [(state.value, str(count)) for state, count in counts.items()])
+    if leaving:
+        out.note(f"{number_of(leaving, 'job')} on the way: an earlier move has not ended")
     out.note(f"{number_of(len(schedules), 'schedule')}, {number_of(len(limits), 'rate limit')}; nothing was moved")
     return 0
 

@@ -46,6 +46,7 @@ from workerctx.queue.model import QueuedJob as QueuedJob
 from workerctx.queue.model import QueueInfo as QueueInfo
 from workerctx.queue.model import Renewed as Renewed
 from workerctx.queue.moving import MoveReport as MoveReport
+from workerctx.queue.moving import give_back as give_back
 from workerctx.queue.moving import move as move
 from workerctx.queue.request import EnqueueRequest as EnqueueRequest
 from workerctx.queue.retry import DEFAULT_RETRY as DEFAULT_RETRY
@@ -118,6 +119,7 @@ __all__ = [
     "connect",
     "decode_json",
     "encode_json",
+    "give_back",
     "move",
     "new_id",
 ]

@@ -124,6 +124,10 @@ class Moving(Protocol):
         """
         ...
 
+    async def outbox(self) -> Batch | None:
+        """Return the batch that is in the outbox, if there is one."""
+        ...
+
     async def put_in(self, batch: Batch) -> Arrived:
         """Add the records of a batch as they are, in one transaction, however often it is delivered.
 
@@ -181,7 +185,8 @@ def check_target(batch: Batch, target: str) -> Batch:
     """
     if batch.target != target:
         raise MoveRefused(
-            f"{len(batch.jobs)} jobs are on their way from here to the store {batch.target}: finish that move first"
+            f"{len(batch.jobs)} jobs are on their way from here to the store {batch.target}: finish that move first, "
+            "or have them given back if that store is gone for good"
         )
     return batch
 

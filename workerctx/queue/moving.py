@@ -120,6 +120,28 @@ async def move(
     return mover.report
 
 
+async def give_back(source: Storage) -> int:
+    """Put what is on its way to another store back where it came from, because that store is gone for good.
+
+    What had arrived there after all is then at both.
+
+    Args:
+        source: An open Storage.
+
+    Returns:
+        How many jobs were put back; one whose unique key has been taken meanwhile is there as cancelled.
+
+    Raises:
+        MoveRefused: See `Moving.put_in`.
+    """
+    moving = moving_of(source)
+    jobs = 0
+    while (batch := await moving.outbox()) is not None:
+        jobs += (await moving.put_in(batch)).jobs
+        await moving.clear_out(batch.id)
+    return jobs
+
+
 @attrs.define(eq=False)
 class _Mover:
     """One move."""

@@ -113,6 +113,8 @@ function actions.take_out(batch, target, limit, bytes, history)
   return entries
 end
 
+function actions.outbox() return call('LRANGE', OUTBOX, 0, -1) end
+
 function actions.clear_out(batch)
   local first = call('LINDEX', OUTBOX, 0)
   if first and cjson.decode(first)[2] == batch then call('DEL', OUTBOX) end

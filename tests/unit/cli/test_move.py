@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from workerctx.queue import EnqueueRequest, JobState, Schedule, connect
+from workerctx.queue.cargo import moving_of
 
 FROM, TO = "sqlite:///old.db", "sqlite:///new.db"
 
@@ -100,6 +101,24 @@ def test_clashes_are_told(command, old):
     ran = command("move", "--from", old, "--to", TO)
     assert ran.status == 0
     assert "arrived cancelled: its unique key 'k' was held by job" in ran.err
+
+
+def test_giving_back(command, old):
+    """Q2: what is on its way to a store that is gone is told, and given back on request."""
+
+    async def take_out():
+        async with connect(old) as store:
+            await moving_of(store).take_out("a store that is gone")
+
+    anyio.run(take_out)
+    assert "4 jobs on the way" in command("move", "--from", old, "--dry-run").err
+    refused = command("move", "--from", old, "--to", TO)
+    assert (refused.status, refused.out) == (1, "")
+    assert "given back if that store is gone" in refused.err
+    assert command("move", "--from", old, "--give-back").out == "4 jobs given back\n"
+    assert command("move", "--from", old, "--give-back", "--json").json == {"given_back": 0}
+    assert command("move", "--from", old, "--to", TO).status == 0
+    assert command("move", "--from", old).status == 2
 
 
 @pytest.mark.parametrize(

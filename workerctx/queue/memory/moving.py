@@ -66,6 +66,12 @@ class MemoryMoving:
             store.schedules.clear()
             return store.outbox
 
+    async def outbox(self) -> Batch | None:
+        """Return the batch that is in the outbox."""
+        await anyio.lowlevel.checkpoint()
+        with self._session.change():
+            return self._session.store.outbox
+
     async def put_in(self, batch: Batch) -> Arrived:
         """Add the records of a batch."""
         await anyio.lowlevel.checkpoint()

@@ -51,7 +51,7 @@ def take_out(tx: Transaction, target: str, limit: int, *, history: bool) -> Batc
         MoveRefused: That is for another store.
     """
     tx.shut_out(["moving"])
-    found = _outbox(tx)
+    found = outbox(tx)
     if found is not None:
         return check_target(found, target)
     rows = _leaving(tx, limit, history=history)
@@ -73,7 +73,8 @@ def take_out(tx: Transaction, target: str, limit: int, *, history: bool) -> Batc
     return _batch(batch_id, target, records)
 
 
-def _outbox(tx: Transaction) -> Batch | None:
+def outbox(tx: Transaction) -> Batch | None:
+    """Return the oldest batch that has not arrived as far as is known here."""
     batch_id = tx.value(tx.sql.oldest_batch, tx.ns)
     if batch_id is None:
         return None

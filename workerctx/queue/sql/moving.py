@@ -10,7 +10,7 @@ from workerctx.queue.cargo import BATCH_SIZE, Arrived, Batch, LimitInUse, Settin
 from workerctx.queue.limits import RateLimit
 from workerctx.queue.sql import steering
 from workerctx.queue.sql.arriving import put_in
-from workerctx.queue.sql.leaving import take_out
+from workerctx.queue.sql.leaving import outbox, take_out
 from workerctx.queue.sql.rows import from_micros, optional_micros, optional_seconds, to_micros
 from workerctx.queue.sql.schedules import definition_text
 
@@ -35,6 +35,10 @@ class SqlMoving:
     async def take_out(self, target: str, *, limit: int = BATCH_SIZE, history: bool = False) -> Batch | None:
         """Take records out of the live tables into the outbox."""
         return await self._writer.call(lambda tx: take_out(tx, target, limit, history=history))
+
+    async def outbox(self) -> Batch | None:
+        """Return the batch that is in the outbox."""
+        return await self._reader.call(outbox)
 
     async def put_in(self, batch: Batch) -> Arrived:
         """Add the records of a batch."""

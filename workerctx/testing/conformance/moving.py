@@ -11,7 +11,7 @@ from workerctx.errors import InvalidRequest, MoveRefused
 from workerctx.queue.cargo import BATCH_BYTES, Arrived, Batch, moving_of
 from workerctx.queue.finish import FailLease
 from workerctx.queue.model import JobError, JobState, QueuedJob
-from workerctx.queue.moving import move
+from workerctx.queue.moving import give_back, move
 from workerctx.queue.request import EnqueueRequest
 from workerctx.queue.retry import Linear
 from workerctx.queue.schedule import Schedule
@@ -213,6 +213,24 @@ class TestMoving:
         assert await live(target) == 1
         await target.jobs.delete("mine")
         assert (await moving_of(target).put_in(batch)).jobs == len(batch.jobs)
+
+    async def test_giving_back(self, pair: Pair) -> None:
+        """Q2: what is on its way to a store that is gone can be put back, and moves elsewhere then."""
+        source = pair.source
+        parent = await add(source, "parent")
+        child = await add(source, "child", depends_on=[parent])
+        await source.schedules.put(Schedule(name="tick", request=EnqueueRequest("tick"), every=100.0))
+        assert await moving_of(source).outbox() is None
+        batch = await take_out(source, "gone")
+        found = await moving_of(source).outbox()
+        assert batch is not None
+        assert found is not None
+        assert (found.id, found.target, len(found.jobs)) == (batch.id, "gone", 2)
+        assert await give_back(source) == len(batch.jobs)
+        assert await give_back(source) == 0
+        assert [await state_of(source, each) for each in (parent, child)] == [JobState.QUEUED, JobState.BLOCKED]
+        assert [schedule.name for schedule in await source.schedules.list()] == ["tick"]
+        assert (await move(source, pair.target)).jobs.total() == len(batch.jobs)
 
     async def test_identity(self, pair: Pair, storage_factory: StorageFactory) -> None:
         """Q19: a namespace has the same name for everyone who opens it, and another one has another."""
