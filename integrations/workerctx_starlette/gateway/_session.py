@@ -271,6 +271,8 @@ class Session:
         while len(self._underway) > self._sent - frame.received:
             self._underway.popleft()
         self._allowance = frame.received + frame.free
+        if frame.free and self.state == "pending":
+            self.state = "running"  # as its next heartbeat will say
         self.kind_limits = {
             kind: max(0, min(limit, _MOST) - self._underway.count(kind))
             for kind, limit in frame.kind_limits.items()

@@ -154,7 +154,9 @@ def test_nothing_is_computed_twice(folder, gateway, worker, enqueue, results, st
     first, port = gateway(server)
     proxy = proxy_of(("127.0.0.1", port))
     edge = worker(proxy.port, "--backend", "trio" if server == "trio" else "asyncio")
+    proxy.delay = 0.01
     assert results(enqueue("double", 1)) == [2]
+    proxy.delay = 0.0
 
     (follower,) = enqueue("follower", 2)
     edge.expect("waits 2")

@@ -313,6 +313,22 @@ async def test_cancelling_reaches_the_worker(gateway, storage, peer_of, eventual
         await eventually(state_of(storage, queue, JobState.QUEUED))
 
 
+async def test_a_job_that_fits_into_no_message_fails_alone(gateway, storage, peer_of, eventually):
+    """R8: a job with more results of its parents than a message can hold is dead with the reason; others go on."""
+    parents = await enqueue(storage, 9, kind="parent")
+    for _, lease in await storage.jobs.claim_many("somebody", kinds=["parent"]):
+        await storage.jobs.complete(lease.id, "x" * 1_000_000)
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        (large,) = await enqueue(storage, depends_on=parents)
+        await enqueue(storage)
+        (task,) = await worker.tasks(1, free=2)
+        await eventually(state_of(storage, large, JobState.DEAD))
+        assert (await storage.jobs.get(large)).error.kind == "TooLarge"
+        await enqueue(storage)
+        await worker.finish(task, *await worker.tasks(1))
+
+
 async def test_progress_is_stored(gateway, storage, peer_of, eventually):
     """W7: the newest progress of a run reaches its job; that of a stranger's run does not."""
     async with gateway, peer_of(gateway) as worker:
