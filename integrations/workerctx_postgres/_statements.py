@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from workerctx.queue.model import DELIVERY_MARGIN
 from workerctx.queue.sql.rows import COLUMNS
@@ -48,39 +48,39 @@ _INSERTED: Final = (
 class PostgresStatements(Statements):
     """The dialect of PostgreSQL, for the tables in one schema."""
 
-    among = "= ANY (?::bigint[])"
-    greatest = "greatest"
-    hold = " FOR UPDATE"
-    hold_free = " FOR UPDATE SKIP LOCKED"
-    share = " FOR SHARE"
+    among: ClassVar[str] = "= ANY (?::bigint[])"
+    greatest: ClassVar[str] = "greatest"
+    hold: ClassVar[str] = " FOR UPDATE"
+    hold_free: ClassVar[str] = " FOR UPDATE SKIP LOCKED"
+    share: ClassVar[str] = " FOR SHARE"
 
-    count_waiting = tuple(
+    count_waiting: tuple[str, ...] = tuple(
         f"SELECT grp, '{state}', count(*) FROM workerctx_jobs "
         f"WHERE state = '{state}' AND grp = ANY (?::bigint[]) GROUP BY grp"
         for state in ("queued", "scheduled", "blocked")
     )
-    count_others = (
+    count_others: tuple[str, ...] = (
         "SELECT grp, 'running', count(*) FROM workerctx_jobs WHERE state = 'running' AND ns = ? GROUP BY grp",
         "SELECT grp, state, count(*) FROM workerctx_jobs WHERE finished_at IS NOT NULL AND ns = ? GROUP BY state, grp",
     )
-    promote = (
+    promote: str = (
         "UPDATE workerctx_jobs SET state = 'queued' WHERE seq = ANY (ARRAY("
         "SELECT d.seq FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL (SELECT h.seq FROM workerctx_jobs h "
         "WHERE h.grp = g.value AND h.state = 'scheduled' AND h.run_at <= ? ORDER BY h.run_at LIMIT ? "
         "FOR UPDATE SKIP LOCKED) d))"
     )
-    candidates = f"SELECT seq, unfit, grp {_CANDIDATES}"
-    ranked_candidates = f"SELECT seq, unfit, grp, -priority, run_at {_CANDIDATES}"
-    any_open = "SELECT 1 FROM workerctx_dependencies WHERE done = 0 LIMIT 1"
+    candidates: str = f"SELECT seq, unfit, grp {_CANDIDATES}"
+    ranked_candidates: str = f"SELECT seq, unfit, grp, -priority, run_at {_CANDIDATES}"
+    any_open: str = "SELECT 1 FROM workerctx_dependencies WHERE done = 0 LIMIT 1"
 
-    start = (
+    start: str = (
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint "
         "+ (SELECT value::bigint FROM workerctx_meta WHERE key = 'clock_offset'), "
         "(SELECT max(grp) FROM workerctx_groups), "
         "ARRAY(SELECT json_build_array(queue, until) FROM workerctx_pauses WHERE ns = ?)"
     )
     """Everything that a transaction wants to know first: the time, the newest group, and the pauses."""
-    lease = (
+    lease: str = (
         # Which rows are the best is read without locks; only as many as are wanted are then locked, and those that
         # another claim holds are left out. How many were looked at tells whether there may be more.
         "WITH seen AS MATERIALIZED (SELECT c.seq FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL ("
@@ -104,20 +104,22 @@ class PostgresStatements(Statements):
     )
     """Lease the best jobs. Rows with a place are leased, those in place 0 are unfit, and one has no place; each tells
     how many were looked at."""
-    insert = (
+    insert: str = (
         f"INSERT INTO workerctx_jobs ({', '.join(name for name, _ in _INSERTED)}) "
         f"SELECT {', '.join(f'(r.value->>{place})::{kind}' for place, (_, kind) in enumerate(_INSERTED))} "
         "FROM jsonb_array_elements(?::jsonb) r"
     )
-    job_rows = f"SELECT {_COLUMNS} FROM workerctx_jobs j WHERE +j.ns = ? AND j.seq = ANY (?::bigint[]) ORDER BY j.seq"
-    held_rows = f"{job_rows} FOR UPDATE"
-    more_numbers = "SELECT nextval('workerctx_seq')"
-    shut_out = "SELECT pg_advisory_xact_lock(?, lock) FROM unnest(?::int[]) AS lock"
-    shut_out_shared = "SELECT pg_advisory_xact_lock_shared(?, lock) FROM unnest(?::int[]) AS lock"
-    notify = "SELECT pg_notify(?, ?)"
-    find_namespace = "SELECT ns FROM workerctx_namespaces WHERE name = ?"
-    add_namespace = "INSERT INTO workerctx_namespaces (name) VALUES (?) ON CONFLICT DO NOTHING"
-    move_clock = "UPDATE workerctx_meta SET value = value::bigint + ? WHERE key = 'clock_offset'"
+    job_rows: str = (
+        f"SELECT {_COLUMNS} FROM workerctx_jobs j WHERE +j.ns = ? AND j.seq = ANY (?::bigint[]) ORDER BY j.seq"
+    )
+    held_rows: str = f"{job_rows} FOR UPDATE"
+    more_numbers: str = "SELECT nextval('workerctx_seq')"
+    shut_out: str = "SELECT pg_advisory_xact_lock(?, lock) FROM unnest(?::int[]) AS lock"
+    shut_out_shared: str = "SELECT pg_advisory_xact_lock_shared(?, lock) FROM unnest(?::int[]) AS lock"
+    notify: str = "SELECT pg_notify(?, ?)"
+    find_namespace: str = "SELECT ns FROM workerctx_namespaces WHERE name = ?"
+    add_namespace: str = "INSERT INTO workerctx_namespaces (name) VALUES (?) ON CONFLICT DO NOTHING"
+    move_clock: str = "UPDATE workerctx_meta SET value = value::bigint + ? WHERE key = 'clock_offset'"
 
     def __init__(self, schema: str) -> None:
         super().__init__()

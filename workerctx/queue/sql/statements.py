@@ -89,33 +89,33 @@ class Statements(ABC):
         self._moving()
 
     def _groups(self) -> None:
-        self.newest_group = "SELECT max(grp) FROM workerctx_groups"
-        self.groups_since = "SELECT grp, queue, kind, labels FROM workerctx_groups WHERE ns = ? AND grp > ?"
-        self.add_group = "INSERT INTO workerctx_groups (ns, queue, kind, labels) VALUES (?, ?, ?, ?) RETURNING grp"
+        self.newest_group: str = "SELECT max(grp) FROM workerctx_groups"
+        self.groups_since: str = "SELECT grp, queue, kind, labels FROM workerctx_groups WHERE ns = ? AND grp > ?"
+        self.add_group: str = "INSERT INTO workerctx_groups (ns, queue, kind, labels) VALUES (?, ?, ?, ?) RETURNING grp"
 
     def _enqueueing(self) -> None:
         named = f"FROM {self.rows('n')} CROSS JOIN"
         name = self.text("n", 0)
-        self.known_jobs = self.array(
+        self.known_jobs: str = self.array(
             "id, seq, state",
             f"SELECT j.id, j.seq, j.state {named} workerctx_jobs j WHERE j.ns = ? AND j.id = {name}{self.share}",
         )
-        self.holders = self.array(
+        self.holders: str = self.array(
             "unique_key, id",
             f"SELECT j.unique_key, j.id {named} workerctx_jobs j WHERE j.ns = ? AND j.unique_key = {name} "
             "AND j.unique_key IS NOT NULL AND j.finished_at IS NULL",
         )
-        self.cancelled_workflows = self.array(
+        self.cancelled_workflows: str = self.array(
             "workflow_id",
             f"SELECT w.workflow_id {named} workerctx_cancelled_workflows w WHERE w.ns = ? AND w.workflow_id = {name}",
         )
-        self.add_dependencies = (
+        self.add_dependencies: str = (
             "INSERT INTO workerctx_dependencies (parent, child, done) "
             f"SELECT {self.number('d', 0)}, {self.number('d', 1)}, {self.number('d', 2)} FROM {self.rows('d')}"
         )
 
     def _claiming(self) -> None:
-        self.any_due = (
+        self.any_due: str = (
             f"SELECT 1 FROM {self.numbers('g')} WHERE EXISTS (SELECT 1 FROM workerctx_jobs "
             "WHERE grp = g.value AND state = 'scheduled' AND run_at <= ?) LIMIT 1"
         )
@@ -130,28 +130,28 @@ class Statements(ABC):
             f"FROM {self.rows('l')} CROSS JOIN workerctx_jobs j WHERE j.seq = {self.number('l', 0)} "
             f"AND j.claim_id = {self.text('l', 1)} AND {self.by_itself('j.state')} = 'running' AND +j.ns = ?"
         )
-        self.renew = f"UPDATE workerctx_jobs SET lease_expires = ? {own} AND +lease_expires >= ?"
-        self.begin_runs = f"UPDATE workerctx_jobs SET began = 1, attempt = attempt + 1 {own} AND began = 0"
-        self.held = self.array(
+        self.renew: str = f"UPDATE workerctx_jobs SET lease_expires = ? {own} AND +lease_expires >= ?"
+        self.begin_runs: str = f"UPDATE workerctx_jobs SET began = 1, attempt = attempt + 1 {own} AND began = 0"
+        self.held: str = self.array(
             "seq, claim_id, cancel",
             f"SELECT j.seq, j.claim_id, j.cancel {held} AND +j.lease_expires >= ?",
         )
-        self.set_progress = (
+        self.set_progress: str = (
             "UPDATE workerctx_jobs SET progress = ? WHERE seq = ? AND claim_id = ? AND state = 'running' AND +ns = ?"
         )
-        self.complete = (
+        self.complete: str = (
             f"UPDATE workerctx_jobs SET state = 'succeeded', result = {self.text('l', 2)}, finished_at = ?, "
             f"attempt = attempt + 1 - began, began = 1, lease_expires = NULL, cancel = NULL {own}"
         )
-        self.holding = self.array("seq, claim_id", f"SELECT j.seq, j.claim_id {held}")
+        self.holding: str = self.array("seq, claim_id", f"SELECT j.seq, j.claim_id {held}")
 
     def _settling(self) -> None:
-        self.upstream = (
+        self.upstream: str = (
             f"SELECT d.child, p.id, p.result FROM {self.numbers('c')} "
             "CROSS JOIN workerctx_dependencies d CROSS JOIN workerctx_jobs p "
             "WHERE d.child = c.value AND p.seq = d.parent AND p.state = 'succeeded'"
         )
-        self.write_back = (
+        self.write_back: str = (
             f"UPDATE workerctx_jobs SET state = {self.text('r', 1)}, attempt = {self.number('r', 2)}, "
             f"deliveries = {self.number('r', 3)}, run_at = {self.number('r', 4)}, expires_at = {self.number('r', 5)}, "
             f"worker_id = {self.text('r', 6)}, claimed_at = {self.number('r', 7)}, "
@@ -159,68 +159,70 @@ class Statements(ABC):
             "lease_expires = NULL, began = 0, cancel = NULL "
             f"FROM {self.rows('r')} WHERE workerctx_jobs.seq = {self.number('r', 0)}"
         )
-        self.unblock = (
+        self.unblock: str = (
             f"UPDATE workerctx_jobs SET state = {self.text('r', 1)}, waiting = {self.number('r', 2)} "
             f"FROM {self.rows('r')} WHERE workerctx_jobs.seq = {self.number('r', 0)}"
         )
-        self.expired_leases = self.array(
+        self.expired_leases: str = self.array(
             "seq",
             "SELECT seq FROM workerctx_jobs WHERE ns = ? AND state = 'running' AND lease_expires < ? "
             f"ORDER BY lease_expires LIMIT ?{self.hold_free}",
         )
-        self.expired_jobs = self.array(
+        self.expired_jobs: str = self.array(
             "seq",
             f"SELECT seq FROM workerctx_jobs WHERE ns = ? AND expires_at <= ? AND {_EXPIRED} "
             f"ORDER BY expires_at LIMIT ?{self.hold_free}",
         )
-        self.open_children = self.array(
+        self.open_children: str = self.array(
             "parent, child",
             f"SELECT d.parent, d.child FROM {self.numbers('p')} CROSS JOIN workerctx_dependencies d "
             "WHERE d.parent = p.value AND d.done = 0",
         )
-        self.close = f"UPDATE workerctx_dependencies SET done = 1 WHERE done = 0 AND parent {self.among}"
+        self.close: str = f"UPDATE workerctx_dependencies SET done = 1 WHERE done = 0 AND parent {self.among}"
 
     def _steering(self) -> None:
-        self.by_id = "SELECT seq FROM workerctx_jobs WHERE ns = ? AND id = ?"
-        self.holder = (
+        self.by_id: str = "SELECT seq FROM workerctx_jobs WHERE ns = ? AND id = ?"
+        self.holder: str = (
             "SELECT id FROM workerctx_jobs WHERE ns = ? AND unique_key = ? "
             "AND unique_key IS NOT NULL AND finished_at IS NULL"
         )
         # A user's word stands: what was cancelled is not given back because its queue is paused as well.
-        self.ask_to_stop = (
+        self.ask_to_stop: str = (
             f"UPDATE workerctx_jobs SET cancel = ? WHERE seq {self.among} "
             "AND state = 'running' AND coalesce(cancel, '') <> 'user'"
         )
-        self.in_workflow = self.array(
+        self.in_workflow: str = self.array(
             "seq",
             "SELECT seq FROM workerctx_jobs WHERE ns = ? AND workflow_id = ? "
             "AND workflow_id IS NOT NULL AND finished_at IS NULL",
         )
-        self.flag_workflow = (
+        self.flag_workflow: str = (
             "INSERT INTO workerctx_cancelled_workflows (ns, workflow_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
         )
-        self.clear_workflow = "DELETE FROM workerctx_cancelled_workflows WHERE ns = ? AND workflow_id = ?"
-        self.pause = (
+        self.clear_workflow: str = "DELETE FROM workerctx_cancelled_workflows WHERE ns = ? AND workflow_id = ?"
+        self.pause: str = (
             "INSERT INTO workerctx_pauses (ns, queue, until) VALUES (?, ?, ?) "
             "ON CONFLICT (ns, queue) DO UPDATE SET until = excluded.until"
         )
-        self.resume = "DELETE FROM workerctx_pauses WHERE ns = ? AND queue = ?"
-        self.running_in = self.array(
+        self.resume: str = "DELETE FROM workerctx_pauses WHERE ns = ? AND queue = ?"
+        self.running_in: str = self.array(
             "seq",
             "SELECT j.seq FROM workerctx_groups g JOIN workerctx_jobs j ON j.grp = g.grp "
             "WHERE j.ns = ? AND j.state = 'running' AND g.queue = ?",
         )
-        self.unfinished_parents = self.array(
+        self.unfinished_parents: str = self.array(
             "parent",
             "SELECT d.parent FROM workerctx_dependencies d JOIN workerctx_jobs p ON p.seq = d.parent "
             f"WHERE d.child = ? AND p.finished_at IS NULL{self.share}",
         )
-        self.reopen = f"UPDATE workerctx_dependencies SET done = 0 WHERE child = ? AND parent {self.among}"
-        self.block = "UPDATE workerctx_jobs SET state = 'blocked', waiting = ? WHERE seq = ?"
-        self.remove = f"DELETE FROM workerctx_jobs WHERE seq {self.among}"
-        self.remove_dependencies = f"DELETE FROM workerctx_dependencies WHERE child {self.among} OR parent {self.among}"
+        self.reopen: str = f"UPDATE workerctx_dependencies SET done = 0 WHERE child = ? AND parent {self.among}"
+        self.block: str = "UPDATE workerctx_jobs SET state = 'blocked', waiting = ? WHERE seq = ?"
+        self.remove: str = f"DELETE FROM workerctx_jobs WHERE seq {self.among}"
+        self.remove_dependencies: str = (
+            f"DELETE FROM workerctx_dependencies WHERE child {self.among} OR parent {self.among}"
+        )
         # A job whose outputs an unfinished one still waits for is kept.
-        self.prunable = self.array(
+        self.prunable: str = self.array(
             "seq",
             "SELECT seq FROM workerctx_jobs j WHERE j.ns = ? AND j.state = ? AND j.finished_at < ? "
             "AND j.finished_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workerctx_dependencies d "
@@ -229,112 +231,116 @@ class Statements(ABC):
         )
 
     def _looking(self) -> None:
-        self.due = (
+        self.due: str = (
             "SELECT grp, count(*) FROM workerctx_jobs WHERE state = 'scheduled' AND run_at <= ? "
             f"AND grp {self.among} GROUP BY grp"
         )
-        self.next_due = (
+        self.next_due: str = (
             "SELECT min((SELECT min(run_at) FROM workerctx_jobs "
             f"WHERE grp = g.value AND state = 'scheduled' AND run_at > ?)) FROM {self.numbers('g')}"
         )
-        self.pauses = "SELECT queue, until FROM workerctx_pauses WHERE ns = ?"
-        self.any_expired = (
+        self.pauses: str = "SELECT queue, until FROM workerctx_pauses WHERE ns = ?"
+        self.any_expired: str = (
             "SELECT EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ? AND state = 'running' AND lease_expires < ?) "
             f"OR EXISTS (SELECT 1 FROM workerctx_jobs WHERE ns = ? AND expires_at <= ? AND {_EXPIRED})"
         )
 
     def _companions(self) -> None:
-        self.configure_limit = (
+        self.configure_limit: str = (
             "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (?, ?, ?, ?, 0) "
             "ON CONFLICT (ns, scope) DO UPDATE SET capacity = excluded.capacity, per = excluded.per"
         )
         after = f"{self.greatest}(tat, ?) + CAST(? * per * 1000000 / capacity AS BIGINT)"
-        self.acquire = (
+        self.acquire: str = (
             f"UPDATE workerctx_rate_limits SET tat = {after} "
             f"WHERE ns = ? AND scope = ? AND {after} <= ? + per * 1000000"
         )
-        self.drain = (
+        self.drain: str = (
             f"UPDATE workerctx_rate_limits SET tat = {self.greatest}(tat, "
             "? + CAST(per * 1000000 * (capacity - 1) / capacity AS BIGINT)) WHERE ns = ? AND scope = ?"
         )
-        self.find_limit = "SELECT capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? AND scope = ?"
-        self.list_limits = "SELECT scope, capacity, per FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
+        self.find_limit: str = "SELECT capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? AND scope = ?"
+        self.list_limits: str = "SELECT scope, capacity, per FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
 
-        self.register = (
+        self.register: str = (
             "INSERT INTO workerctx_workers (ns, id, info, heartbeat_at, state, in_flight) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (ns, id) DO UPDATE SET info = excluded.info, heartbeat_at = excluded.heartbeat_at, "
             "state = excluded.state, in_flight = excluded.in_flight, commands = '[]'"
         )
-        self.heartbeat = (
+        self.heartbeat: str = (
             "UPDATE workerctx_workers SET heartbeat_at = ?, state = ?, in_flight = ?, commands = '[]' "
             "WHERE ns = ? AND id = ?"
         )
-        self.commands = f"SELECT commands FROM workerctx_workers WHERE ns = ? AND id = ?{self.hold}"
-        self.send = "UPDATE workerctx_workers SET commands = ? WHERE ns = ? AND id = ?"
-        self.deregister = "DELETE FROM workerctx_workers WHERE ns = ? AND id = ?"
-        self.list_workers = f"SELECT {_WORKER} FROM workerctx_workers WHERE ns = ? ORDER BY id"
-        self.silent = (
+        self.commands: str = f"SELECT commands FROM workerctx_workers WHERE ns = ? AND id = ?{self.hold}"
+        self.send: str = "UPDATE workerctx_workers SET commands = ? WHERE ns = ? AND id = ?"
+        self.deregister: str = "DELETE FROM workerctx_workers WHERE ns = ? AND id = ?"
+        self.list_workers: str = f"SELECT {_WORKER} FROM workerctx_workers WHERE ns = ? ORDER BY id"
+        self.silent: str = (
             f"SELECT {_WORKER} FROM workerctx_workers WHERE ns = ? AND heartbeat_at < ? ORDER BY id{self.hold_free}"
         )
 
-        self.put_schedule = (
+        self.put_schedule: str = (
             f"INSERT INTO workerctx_schedules (ns, {_SCHEDULE}) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (ns, name) DO UPDATE SET enabled = excluded.enabled, definition = excluded.definition, "
             "next_fire_at = excluded.next_fire_at, last_fired_at = excluded.last_fired_at"
         )
-        self.get_schedule = f"SELECT {_SCHEDULE} FROM workerctx_schedules WHERE ns = ? AND name = ?"
-        self.hold_schedule = f"{self.get_schedule}{self.hold}"
-        self.list_schedules = f"SELECT {_SCHEDULE} FROM workerctx_schedules WHERE ns = ? ORDER BY name"
-        self.due_schedules = (
+        self.get_schedule: str = f"SELECT {_SCHEDULE} FROM workerctx_schedules WHERE ns = ? AND name = ?"
+        self.hold_schedule: str = f"{self.get_schedule}{self.hold}"
+        self.list_schedules: str = f"SELECT {_SCHEDULE} FROM workerctx_schedules WHERE ns = ? ORDER BY name"
+        self.due_schedules: str = (
             f"SELECT {_SCHEDULE} FROM workerctx_schedules WHERE ns = ? AND enabled = 1 AND next_fire_at <= ? "
             "ORDER BY name"
         )
-        self.next_schedule = "SELECT min(next_fire_at) FROM workerctx_schedules WHERE ns = ? AND enabled = 1"
-        self.advance_schedule = (
+        self.next_schedule: str = "SELECT min(next_fire_at) FROM workerctx_schedules WHERE ns = ? AND enabled = 1"
+        self.advance_schedule: str = (
             "UPDATE workerctx_schedules SET next_fire_at = ?, last_fired_at = coalesce(?, last_fired_at) "
             "WHERE ns = ? AND name = ? AND next_fire_at = ? AND enabled = 1"
         )
-        self.enable_schedule = "UPDATE workerctx_schedules SET enabled = ?, next_fire_at = ? WHERE ns = ? AND name = ?"
-        self.delete_schedule = "DELETE FROM workerctx_schedules WHERE ns = ? AND name = ?"
+        self.enable_schedule: str = (
+            "UPDATE workerctx_schedules SET enabled = ?, next_fire_at = ? WHERE ns = ? AND name = ?"
+        )
+        self.delete_schedule: str = "DELETE FROM workerctx_schedules WHERE ns = ? AND name = ?"
 
     def _moving(self) -> None:
-        self.store_id = "SELECT value FROM workerctx_meta WHERE key = 'store'"
+        self.store_id: str = "SELECT value FROM workerctx_meta WHERE key = 'store'"
         waiting = f"FROM workerctx_jobs WHERE grp {self.among}"
-        self.waiting = self.array("seq", f"SELECT seq {waiting} AND state = 'queued' LIMIT ? OFFSET ?")
-        self.later = self.array("seq", f"SELECT seq {waiting} AND state = 'scheduled' LIMIT ? OFFSET ?")
-        self.ended = self.array(
+        self.waiting: str = self.array("seq", f"SELECT seq {waiting} AND state = 'queued' LIMIT ? OFFSET ?")
+        self.later: str = self.array("seq", f"SELECT seq {waiting} AND state = 'scheduled' LIMIT ? OFFSET ?")
+        self.ended: str = self.array(
             "seq",
             "SELECT seq FROM workerctx_jobs WHERE ns = ? AND state = ? AND finished_at IS NOT NULL LIMIT ? OFFSET ?",
         )
-        self.any_ties = "SELECT 1 FROM workerctx_dependencies LIMIT 1"
-        self.live_children = self.array(
+        self.any_ties: str = "SELECT 1 FROM workerctx_dependencies LIMIT 1"
+        self.live_children: str = self.array(
             "parent, child",
             f"SELECT d.parent, d.child FROM {self.numbers('p')} CROSS JOIN workerctx_dependencies d "
             "CROSS JOIN workerctx_jobs c WHERE d.parent = p.value AND c.seq = d.child AND c.finished_at IS NULL",
         )
-        self.parents = self.array(
+        self.parents: str = self.array(
             "parent, child",
             f"SELECT d.parent, d.child FROM {self.numbers('c')} CROSS JOIN workerctx_dependencies d "
             "WHERE d.child = c.value",
         )
-        self.weighed = self.array(
+        self.weighed: str = self.array(
             "seq, is_running, size",
             "SELECT seq, state = 'running' AS is_running, length(payload) + coalesce(length(result), 0) AS size "
             f"FROM workerctx_jobs WHERE seq {self.among}",
         )
-        self.oldest_batch = "SELECT min(batch) FROM workerctx_outbox WHERE ns = ?"
-        self.outbox = "SELECT target, record FROM workerctx_outbox WHERE ns = ? AND batch = ? ORDER BY place"
-        self.put_out = "INSERT INTO workerctx_outbox (ns, batch, place, target, record) VALUES (?, ?, ?, ?, ?)"
-        self.clear_out = "DELETE FROM workerctx_outbox WHERE ns = ? AND batch = ?"
-        self.was_received = "SELECT 1 FROM workerctx_received WHERE ns = ? AND batch = ?"
-        self.receive = "INSERT INTO workerctx_received (ns, batch) VALUES (?, ?)"
-        self.put_progress = (
+        self.oldest_batch: str = "SELECT min(batch) FROM workerctx_outbox WHERE ns = ?"
+        self.outbox: str = "SELECT target, record FROM workerctx_outbox WHERE ns = ? AND batch = ? ORDER BY place"
+        self.put_out: str = "INSERT INTO workerctx_outbox (ns, batch, place, target, record) VALUES (?, ?, ?, ?, ?)"
+        self.clear_out: str = "DELETE FROM workerctx_outbox WHERE ns = ? AND batch = ?"
+        self.was_received: str = "SELECT 1 FROM workerctx_received WHERE ns = ? AND batch = ?"
+        self.receive: str = "INSERT INTO workerctx_received (ns, batch) VALUES (?, ?)"
+        self.put_progress: str = (
             f"UPDATE workerctx_jobs SET progress = {self.text('r', 1)} FROM {self.rows('r')} "
             f"WHERE workerctx_jobs.seq = {self.number('r', 0)}"
         )
-        self.stopped_workflows = "SELECT workflow_id FROM workerctx_cancelled_workflows WHERE ns = ?"
-        self.limits_in_use = "SELECT scope, capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
-        self.adopt_limit = (
+        self.stopped_workflows: str = "SELECT workflow_id FROM workerctx_cancelled_workflows WHERE ns = ?"
+        self.limits_in_use: str = (
+            "SELECT scope, capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
+        )
+        self.adopt_limit: str = (
             "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (?, ?, ?, ?, ?) "
             f"ON CONFLICT (ns, scope) DO UPDATE SET tat = {self.greatest}(workerctx_rate_limits.tat, excluded.tat)"
         )
