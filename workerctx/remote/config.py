@@ -112,7 +112,8 @@ class RemoteConfig:
         prefetch_window: Seconds after which a job that has not begun is given back.
         grace: Seconds that a stop lets running jobs go on; None for no limit.
         hard_limit: Seconds beyond the grace in which the last outcomes must be acknowledged.
-        journal: A file that keeps outcomes until they are acknowledged, so that they survive the worker's process.
+        journal: A file that keeps outcomes until they are acknowledged, so that they survive the worker's process; or a
+            folder, in which each of several workers finds a file for itself.
         journal_fsync: Whether each of them waits for the disk, so that it survives the machine as well.
 
     Raises:

@@ -134,6 +134,9 @@ class Hatch:
 
     def progress(self, lease_id: str, value: bytes) -> None:
         """Put down how far a run is; only the newest value is told."""
+        if len(value) > self._limit:
+            _log.warning("the progress of lease %s is too large for the gateway: %d bytes", lease_id, len(value))
+            return
         with self._lock:
             if lease_id in self._held:
                 self._progress[lease_id] = value
@@ -208,7 +211,7 @@ class Hatch:
             finishes, self._to_tell = self._to_tell, {}
             frames += map(self._telling, finishes.values())
             progress, self._progress = self._progress, {}
-            frames += [Progress(lease_id, value) for lease_id, value in progress.items() if len(value) <= self._limit]
+            frames += [Progress(lease_id, value) for lease_id, value in progress.items()]
             if self._appetite.is_news:
                 frames.append(self._appetite.credit())
             if self._leaving is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,10 @@ _log = logging.getLogger("workerctx")
 
 _LARGEST: Final = 4 * 1024 * 1024
 """Bytes of what is over and done with, after which the file is written anew."""
+
+
+class _Taken(InvalidConfig):
+    """Another worker has this journal."""
 
 
 class _Entry(msgspec.Struct, omit_defaults=True):
@@ -109,10 +114,23 @@ class Journal:
     def open(cls, path: str | os.PathLike[str], *, fsync: bool = False) -> tuple[Self, Sequence[Finish]]:
         """Open a journal, or make one, and return it with the outcomes that were not acknowledged, oldest first.
 
+        Args:
+            path: The file; or a folder, in which the first journal that nobody has is taken.
+            fsync: Whether each write waits for the disk.
+
         Raises:
             InvalidConfig: The file cannot be opened, or another worker has it.
         """
-        journal = cls(Path(path), fsync)
+        if not Path(path).is_dir():
+            return cls._open(Path(path), fsync=fsync)
+        for number in count():
+            with suppress(_Taken):
+                return cls._open(Path(path, f"{number}.journal"), fsync=fsync)
+        raise AssertionError
+
+    @classmethod
+    def _open(cls, path: Path, *, fsync: bool) -> tuple[Self, Sequence[Finish]]:
+        journal = cls(path, fsync)
         try:
             journal._acquire()
             left = journal._load()
@@ -181,8 +199,9 @@ class Journal:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidConfig(
-                f"the journal {str(self.path)!r} belongs to another worker that is running: give each its own"
+            raise _Taken(
+                f"the journal {str(self.path)!r} belongs to another worker that is running: give each its own, or all of"
+                " them a folder"
             ) from None
 
     def _load(self) -> Sequence[Finish]:

@@ -50,7 +50,7 @@ class UnackedResults:
         """Return the outcomes that a journal holds, and keep them there.
 
         Args:
-            path: The journal's file.
+            path: The journal's file; or a folder, in which the first journal that nobody has is taken.
             fsync: Whether each outcome waits for the disk, so that it survives the death of the machine and not only of
                 the process.
 

@@ -126,9 +126,19 @@ def test_a_journal_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InvalidConfig, match="cannot be used"):
         UnackedResults.open(tmp_path / "file" / "journal")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(InvalidConfig, match="cannot be used"):
-        UnackedResults.open(tmp_path / "folder")
+
+
+def test_several_workers_share_a_folder(tmp_path):
+    """R4: given a folder, each worker takes a journal of its own in it, the first that nobody has."""
+    first, second = UnackedResults.open(tmp_path), UnackedResults.open(tmp_path)
+    first.record([ReleaseLease("a")])
+    second.record([ReleaseLease("b")])
+    assert sorted(path.name for path in tmp_path.glob("*.journal")) == ["0.journal", "1.journal"]
+    first.close()
+    third = UnackedResults.open(tmp_path)
+    assert third.snapshot() == [ReleaseLease("a")]
+    second.close()
+    assert UnackedResults.open(tmp_path).snapshot() == [ReleaseLease("b")]
 
 
 def test_a_disk_that_is_full_loses_nothing_in_memory(unacked, path, caplog, monkeypatch):
