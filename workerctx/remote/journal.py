@@ -107,6 +107,8 @@ class Journal:
     path: Path
     fsync: bool = False
     size: int = field(default=0, init=False)
+    _kept: int = field(default=0, init=False)
+    """Bytes of the file when it was written anew."""
     _file: int = field(default=-1, init=False)
     _lock: int = field(default=-1, init=False)
 
@@ -159,8 +161,8 @@ class Journal:
         """
         if not left:
             os.ftruncate(self._file, 0)
-            self.size = 0
-        elif self.size > _LARGEST:
+            self.size = self._kept = 0
+        elif self.size > 2 * self._kept + _LARGEST:
             self.rewrite(left)
         else:
             self._append([_Entry(done=tuple(lease_ids))])
@@ -182,7 +184,7 @@ class Journal:
             raise
         if self._file >= 0:
             os.close(self._file)
-        self._file, self.size = file, size
+        self._file, self.size, self._kept = file, size, size
 
     def close(self) -> None:
         """Close the files and let another worker have them."""
@@ -200,8 +202,8 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _Taken(
-                f"the journal {str(self.path)!r} belongs to another worker that is running: give each its own, or all of"
-                " them a folder"
+                f"the journal {str(self.path)!r} belongs to another worker that is running: give each its own, or all"
+                " of them a folder"
             ) from None
 
     def _load(self) -> Sequence[Finish]:
