@@ -26,8 +26,11 @@ from tests.bench.measure import machine, markdown
 from tests.bench.peers import PEERS, measure
 from tests.integrations.postgres.server import postgres_server
 from tests.integrations.redis.server import RedisServer
-from workerctx.queue import JobState
+from workerctx.queue import CompleteLease, EnqueueRequest, JobState, connect
+from workerctx.queue.connect import StoreURL
 from workerctx.testing import wait_until
+from workerctx_redis._driver import Client, open_client
+from workerctx_redis._endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -123,6 +126,37 @@ def ours(url: str, backend: str, options: argparse.Namespace) -> dict[str, float
     return {name: statistics.median(values) for name, values in found.items()}
 
 
+async def memory(url: str, number: int) -> list[tuple[str, ...]]:
+    """Return the bytes that a plain job takes in Redis beside its payload, with and without names that are indexed."""
+    payload = {"path": "x" * 19}
+    marks = ({}, {"workflow_id": "workflow", "tenant_id": "tenant"})
+    rows: list[tuple[str, ...]] = [("bytes of a job beside its payload", "waiting", "running", "finished")]
+    for mark in marks:
+        storage = connect(f"{url}{'&' if '?' in url else '?'}prefix=memory{len(rows)}")
+        async with storage, open_client(Endpoint.parse(StoreURL.parse(url))) as client:
+
+            async def used(client: Client = client) -> int:
+                return int((await client.info("memory"))["used_memory_dataset"])
+
+            empty = await used()
+            requests = [
+                EnqueueRequest("noop", payload, unique_key=f"key {index}" if mark else None, **mark)
+                for index in range(number)
+            ]
+            await storage.jobs.enqueue_bulk(requests)
+            sizes = [await used()]
+            claimed = []
+            while len(claimed) < number:
+                claimed += await storage.jobs.claim_many("bench", limit=1000)
+            sizes.append(await used())
+            await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed])
+            sizes.append(await used())
+            length = len(requests[0].payload_json)
+            figures = (f"{(size - empty) / number - length:,.0f}" for size in sizes)
+            rows.append(("unique key, workflow, tenant" if mark else "plain", *figures))
+    return rows
+
+
 @contextmanager
 def urls(options: argparse.Namespace, chosen: list[str]) -> Generator[dict[str, str]]:
     """Yield the URL of each store, with servers of our own where none was named."""
@@ -152,7 +186,7 @@ def theirs(store: str, url: str, options: argparse.Namespace) -> Generator[tuple
 
 
 def main(argv: list[str]) -> None:
-    """Print two tables: this project on each store, and everybody side by side."""
+    """Print tables: this project on each store, everybody side by side, and what jobs take in Redis."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench stores", description=__doc__)
     parser.add_argument("--postgres", help="URL of an empty database instead of a server of our own")
     parser.add_argument("--redis", help="URL of an empty database instead of a server of our own")
@@ -166,15 +200,20 @@ def main(argv: list[str]) -> None:
     chosen = options.store or ["sqlite", "postgres", "redis"]
     columns: dict[str, dict[str, float]] = {}
     rows: list[tuple[str, ...]] = [("store", "queue", "run/s", "enqueued/s", "setting")]
+    memories: list[tuple[str, ...]] = []
     with urls(options, chosen) as stores:
         for store in chosen:
             for backend in ("asyncio", "trio"):
                 found = columns[f"{store}, {backend}"] = ours(stores[store], backend, options)
                 figures = (f"{found[RUN]:,.0f}", f"{found[BULK]:,.0f}")
                 rows.append((store, "workerctx", *figures, f"{backend}, concurrency=100, JobCtx, timeout, a layer"))
+            if store == "redis":
+                memories = anyio.run(memory, stores[store], options.number)
             if not options.without_peers:
                 rows += theirs(store, stores[store], options)
     table = [("one worker process, concurrency 100", *columns)]
     table += [(name, *(form.format(found[name]) for found in columns.values())) for name, form in FORMS.items()]
     markdown("this project on each store", table)
     markdown("side by side", rows)
+    if memories:
+        markdown("memory in Redis", memories)
