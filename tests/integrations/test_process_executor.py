@@ -121,7 +121,7 @@ async def test_an_idle_process_that_is_killed_costs_no_job(hands, serving):
 async def test_a_timeout_kills_the_process_and_what_it_started(hands, serving, notes):
     """W2: a handler that computes for ever ends with its timeout, with its own children, and the loop goes on."""
     async with serving():
-        handle = await hands.hang.with_options(timeout=1.0).enqueue(str(notes))
+        handle = await hands.hang.with_options(timeout=3.0).enqueue(str(notes))
         pids = await read_pids(notes)
         assert len(pids) == 2
         error = await error_of(handle)

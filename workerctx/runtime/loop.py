@@ -27,7 +27,7 @@ from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
 from workerctx.runtime.exchange import Exchange
 from workerctx.runtime.leases import LeaseKeeper
-from workerctx.runtime.overruns import Overruns
+from workerctx.runtime.overruns import LOOK_EVERY, Overruns
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
@@ -50,8 +50,6 @@ _log = logging.getLogger("workerctx")
 
 _SILENCE: Final = 60.0
 """Seconds without a heartbeat after which a worker is taken off the list."""
-_CLOCK: Final = 0.25
-"""Seconds between two looks at what time has run out."""
 
 
 class WorkerLoop(AsyncContextManagerMixin):
@@ -266,7 +264,7 @@ class WorkerLoop(AsyncContextManagerMixin):
 
         async def look_at_the_clock() -> None:
             while True:
-                await anyio.sleep(_CLOCK)
+                await anyio.sleep(LOOK_EVERY)
                 overruns.look()
                 exchange.note_silence()
 

@@ -1,4 +1,4 @@
-"""Runs whose time has run out: they are told, and a thread that goes on all the same is reported with its stack."""
+"""The time of runs: when it is over they are told, and a thread that goes on all the same is reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
+LOOK_EVERY: Final = 0.25
+"""Seconds between two looks."""
+TIMED_FROM: Final = 1.0
+"""Seconds; a run with a timeout this long or longer gets its timer at the first look after it has begun."""
+
 
 @define(eq=False)
 class Overruns:
@@ -34,13 +39,15 @@ class Overruns:
     _reported: set[str] = field(factory=set[str], init=False)
 
     def look(self) -> None:
-        """Tell handlers whose timeout is over, and report the threads that go on for too long."""
+        """Set timers for timeouts, tell handlers whose timeout is over, and report threads that go on for too long."""
         now = self._desk.clock()
         over: dict[str, float] = {}
         for lease_id, run in self._desk.running.items():
             ctx = run.ctx
             if ctx is None:
                 continue
+            if run.scope is not None and run.scope.deadline > ctx.deadline:
+                run.scope.deadline = ctx.deadline
             if ctx.deadline <= now:  # in a thread no cancel scope reaches it
                 ctx.cancel.set(CancelReason.TIMEOUT)
             if ctx.thread_id is not None and self._is_over(ctx, now):

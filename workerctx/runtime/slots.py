@@ -23,6 +23,7 @@ from workerctx.runtime.outcome import (
     finish_of_error_in_cancelled_run,
     outcome_of,
 )
+from workerctx.runtime.overruns import TIMED_FROM
 from workerctx.runtime.strays import StrayCancels, is_cancelled_here, is_running
 from workerctx.service import JobCtx
 from workerctx.service.inside import run_inside
@@ -98,8 +99,10 @@ class Slots:
     async def _run(self, run: Run, number: int, me: int) -> None:
         job = run.job
         handler = self._jobs.find(job.kind)
-        deadline = math.inf if job.timeout is None else self._desk.clock() + job.timeout
-        run.scope = scope = anyio.move_on_at(deadline)
+        timeout = math.inf if job.timeout is None else job.timeout
+        deadline = self._desk.clock() + timeout
+        # A timer costs much of a short job: where there is time, only runs that go on get one, from `Overruns`.
+        run.scope = scope = anyio.move_on_at(deadline if timeout < TIMED_FROM else math.inf)
         run.ctx = ctx = JobCtx(job, self._site, f"{job.queue}-{number}-{self._site.host_id}", deadline)
         finish: Finish | None = ReleaseLease(run.lease.id)
         try:

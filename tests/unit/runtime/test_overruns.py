@@ -1,4 +1,4 @@
-"""L26: threads that go on although their run is over are reported while the process still lives."""
+"""The time of runs: timeouts, and threads that go on although their run is over."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
+from workerctx.errors import JobFailed
 from workerctx.queue import JobState
-from workerctx.runtime import RunOverran
+from workerctx.runtime import JobFinished, RunOverran, WorkerConfig, WorkerLoop
+from workerctx.service import JobRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from workerctx.service import JobRegistry
 
 
 @pytest.fixture
@@ -23,6 +24,25 @@ def way_out() -> Iterator[threading.Event]:
     way_out = threading.Event()
     yield way_out
     way_out.set()
+
+
+@pytest.mark.parametrize("timeout", [0.3, 1.0, 1.1, 90.0])
+async def test_timeouts_are_exact(virtual_time: Callable[[], float], timeout: float) -> None:
+    """W2: a run is cancelled when its time is over, not earlier and not later, whenever its timer was set."""
+    jobs = JobRegistry("memory://")
+    seconds: list[float] = []
+
+    @jobs.register(max_attempts=1)
+    async def endless() -> None:
+        await anyio.sleep(0.123)
+        await anyio.sleep_forever()
+
+    async with jobs, WorkerLoop(jobs, WorkerConfig(lease_ttl=86400, poll_interval=3600)) as loop:
+        loop.context.listen(lambda _, event: seconds.append(event.seconds), JobFinished)
+        outcome = await jobs.enqueue(endless.request().with_options(timeout=timeout))
+        with pytest.raises(JobFailed, match=f"the run took longer than {timeout:g} seconds"):
+            await jobs.handle(outcome.id).result(timeout=100)
+    assert seconds == [pytest.approx(timeout, abs=0.001)]
 
 
 async def test_a_thread_that_outlives_its_timeout(
