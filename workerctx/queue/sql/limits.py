@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from workerctx.errors import InvalidRequest, Throttled, UnknownScope
+from workerctx.errors import InvalidRequest, QueueError, Throttled, UnknownScope
 from workerctx.queue.limits import Granted, RateLimit
+from workerctx.queue.sql.merging import Merging
 from workerctx.queue.sql.rows import MICROSECONDS, to_micros
 
 if TYPE_CHECKING:
@@ -32,6 +34,25 @@ def acquire(tx: Transaction, scope: str, amount: int) -> Granted | Throttled:
         raise InvalidRequest(f"rate limit {scope!r} never gives {amount} at once: its capacity is {capacity}")
     wait = max(tat, tx.now) + amount * per * MICROSECONDS / capacity - per * MICROSECONDS - tx.now
     return Throttled(max(wait, 1) / MICROSECONDS, scope)
+
+
+class Acquire(Merging["tuple[str, int]", "Granted | Throttled"]):
+    """Take calls; many of them go by scope, so that no two transactions wait for each other."""
+
+    rank = 1
+
+    @classmethod
+    def together(
+        cls, tx: Transaction, arguments: Sequence[tuple[str, int]]
+    ) -> Sequence[Granted | Throttled | QueueError]:
+        """Take each amount in turn, or say why not."""
+        outcomes: dict[int, Granted | Throttled | QueueError] = {}
+        for place, (scope, amount) in sorted(enumerate(arguments), key=itemgetter(1)):
+            try:
+                outcomes[place] = acquire(tx, scope, amount)
+            except QueueError as exc:
+                outcomes[place] = exc
+        return [outcomes[place] for place in range(len(arguments))]
 
 
 def drain(tx: Transaction, scope: str, retry_after: float) -> None:
@@ -62,7 +83,7 @@ class SqlRateLimits:
         """Take some, or learn how long to wait."""
         if amount < 1:
             raise InvalidRequest(f"acquire at least 1, not {amount}")
-        return await self._writer.call(lambda tx: acquire(tx, scope, amount))
+        return await self._writer.call(Acquire((scope, amount)))
 
     async def drain(self, scope: str, *, retry_after: float) -> None:
         """Let nobody acquire for a while."""
