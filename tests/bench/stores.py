@@ -11,7 +11,6 @@ import argparse
 import itertools
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ import anyio
 
 from tests.bench.loop import Worker, jobs, latencies, noop, throughput
 from tests.bench.measure import machine, markdown
-from tests.bench.peers import PEERS, measure
+from tests.bench.peers import HEAD, side_by_side
 from tests.integrations.postgres.server import postgres_server
 from tests.integrations.redis.server import RedisServer
 from workerctx.queue import CompleteLease, EnqueueRequest, JobState, connect
@@ -170,21 +169,6 @@ def urls(options: argparse.Namespace, chosen: list[str]) -> Generator[dict[str, 
         yield found | {name: url for name in ("postgres", "redis") if (url := getattr(options, name)) is not None}
 
 
-def theirs(store: str, url: str, options: argparse.Namespace) -> Generator[tuple[str, ...]]:
-    """Measure the peers of a store; yield rows."""
-    for peer in PEERS:
-        if peer.store != store:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            place = f"sqlite:///{folder}/peer.db" if store == "sqlite" else url
-            try:
-                found = measure(peer, place, options.number, 100)
-            except subprocess.CalledProcessError:  # for example one that wants a newer server
-                yield (store, peer.name, "failed", "failed", "")
-                continue
-        yield (store, f"{peer.name} {found.version}", f"{found.run:,.0f}", f"{found.enqueue:,.0f}", found.setting)
-
-
 def main(argv: list[str]) -> None:
     """Print tables: this project on each store, everybody side by side, and what jobs take in Redis."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench stores", description=__doc__)
@@ -199,7 +183,7 @@ def main(argv: list[str]) -> None:
     print(machine(), flush=True)
     chosen = options.store or ["sqlite", "postgres", "redis"]
     columns: dict[str, dict[str, float]] = {}
-    rows: list[tuple[str, ...]] = [("store", "queue", "run/s", "enqueued/s", "setting")]
+    rows: list[tuple[str, ...]] = [HEAD]
     memories: list[tuple[str, ...]] = []
     with urls(options, chosen) as stores:
         for store in chosen:
@@ -210,7 +194,8 @@ def main(argv: list[str]) -> None:
             if store == "redis":
                 memories = anyio.run(memory, stores[store], options.number)
             if not options.without_peers:
-                rows += theirs(store, stores[store], options)
+                url = None if store == "sqlite" else stores[store]
+                rows += side_by_side(store, url, options.number, 100)
     table = [("one worker process, concurrency 100", *columns)]
     table += [(name, *(form.format(found[name]) for found in columns.values())) for name, form in FORMS.items()]
     markdown("this project on each store", table)

@@ -16,12 +16,18 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from tests.bench.measure import machine, markdown
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 HERE = Path(__file__).parent
+PATIENCE = 600
+"""Seconds after which a peer has failed."""
 
 
 @attrs.frozen
@@ -60,6 +66,13 @@ class Figures:
     run: float
 
 
+class PeerFailed(Exception):
+    """A peer could not be measured, for example because it wants a newer server; says what it said."""
+
+
+HEAD = ("store", "queue", "run/s", "enqueued/s", "setting")
+"""Of the rows of `side_by_side`."""
+
 HUEY = Peer("huey", "sqlite", "huey_sqlite.py", ("huey",))
 HUEY_WITHOUT_FSYNC = attrs.evolve(HUEY, option="?fsync=off")
 PEERS = (
@@ -95,13 +108,35 @@ def measure(peer: Peer, url: str, number: int, concurrency: int) -> Figures:
     """Run a peer's script on an empty store and return what it reached.
 
     Raises:
-        subprocess.CalledProcessError: The script failed; what it said is on standard error.
+        PeerFailed: The script failed.
     """
     command = [environment(peer), HERE / peer.script, "--url", url + peer.option]
     command += ["--jobs", number, "--concurrency", concurrency]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True, env=environ)
+    try:
+        done = subprocess.run(
+            list(map(str, command)), check=False, capture_output=True, text=True, env=environ, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise PeerFailed(f"not done within {PATIENCE} seconds") from None
+    if done.returncode:
+        said = [line.strip(" |") for line in done.stderr.splitlines() if "Error: " in line]
+        raise PeerFailed(said[-1] if said else f"exit status {done.returncode}")
     return Figures(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def side_by_side(store: str, url: str | None, number: int, concurrency: int) -> Iterator[tuple[str, ...]]:
+    """Measure the peers on a store and yield a row for each; on SQLite each gets a new file."""
+    for peer in PEERS:
+        if peer.store != store:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = measure(peer, url or f"sqlite:///{folder}/peer.db", number, concurrency)
+            except PeerFailed as exc:
+                yield (store, peer.name, "", "", f"failed: {str(exc)[:80]}")
+                continue
+        yield (store, f"{peer.name} {found.version}", f"{found.run:,.0f}", f"{found.enqueue:,.0f}", found.setting)
 
 
 def main(argv: list[str]) -> None:
@@ -112,18 +147,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--number", type=int, default=10_000, help="jobs")
     parser.add_argument("--concurrency", type=int, default=100)
     options = parser.parse_args(argv)
-    print(machine())
-    rows = [("peer", "store", "enqueued/s", "run/s", "setting")]
-    for peer in PEERS:
-        with tempfile.TemporaryDirectory() as folder:
-            url = f"sqlite:///{folder}/peer.db" if peer.store == "sqlite" else getattr(options, peer.store)
-            if url is None:
-                continue
-            try:
-                found = measure(peer, url, options.number, options.concurrency)
-            except subprocess.CalledProcessError:  # for example one that wants a newer server
-                rows.append((peer.name, peer.store, "failed", "failed", ""))
-                continue
-        name = f"{peer.name} {found.version}"
-        rows.append((name, peer.store, f"{found.enqueue:,.0f}", f"{found.run:,.0f}", found.setting))
+    print(machine(), flush=True)
+    rows = [HEAD, *side_by_side("sqlite", None, options.number, options.concurrency)]
+    for store in ("redis", "postgres"):
+        if (url := getattr(options, store)) is not None:
+            rows += side_by_side(store, url, options.number, options.concurrency)
     markdown("what peers reach", rows)
