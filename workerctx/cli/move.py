@@ -84,7 +84,10 @@ def move_store(
             return anyio.run(_foresee, source, history, out)
         if to is None:
             raise CommandError("no target is named: pass --to URL, or --dry-run to see what would move")
-        return anyio.run(_move, source, visible(to), history, timeout, out)
+        try:
+            return anyio.run(_move, source, visible(to), history, timeout, out)
+        except KeyboardInterrupt:
+            return complain("stopped: the same command goes on where this one was", 1)
 
     return guarded(run)
 

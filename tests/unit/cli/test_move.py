@@ -121,6 +121,22 @@ def test_giving_back(command, old):
     assert command("move", "--from", old).status == 2
 
 
+def test_an_interruption(command, old, monkeypatch):
+    """Q2: Ctrl-C ends a move with a sentence, and the next one goes on."""
+
+    async def interrupted(source, target, **options):
+        await moving_of(source).take_out(await moving_of(target).identity())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workerctx.cli.move.move", interrupted)
+        ran = command("move", "--from", old, "--to", TO)
+    assert (ran.status, ran.out) == (1, "")
+    assert "goes on" in ran.err
+    assert command("move", "--from", old, "--to", TO).status == 0
+    assert counts(TO)[JobState.QUEUED] == 4
+
+
 @pytest.mark.parametrize(
     ("source", "target", "said"),
     [

@@ -53,6 +53,7 @@ _ROOMS = (
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in _ROOMS))
 
 from workerctx.testing.conformance.arriving import TestMovingClashes as TestMovingClashes
+from workerctx.testing.conformance.arriving import TestMovingCompanions as TestMovingCompanions
 from workerctx.testing.conformance.arriving import TestMovingFamilies as TestMovingFamilies
 from workerctx.testing.conformance.attempts import TestAttempts as TestAttempts
 from workerctx.testing.conformance.cancelling import TestCancel as TestCancel
@@ -84,7 +85,6 @@ from workerctx.testing.conformance.leases import TestProgress as TestProgress
 from workerctx.testing.conformance.leases import TestRenewal as TestRenewal
 from workerctx.testing.conformance.moving import TestMove as TestMove
 from workerctx.testing.conformance.moving import TestMoving as TestMoving
-from workerctx.testing.conformance.moving import TestMovingCompanions as TestMovingCompanions
 from workerctx.testing.conformance.moving import pair as pair
 from workerctx.testing.conformance.opening import TestNamespaces as TestNamespaces
 from workerctx.testing.conformance.opening import TestStorage as TestStorage

@@ -1,13 +1,16 @@
-"""Jobs that arrive from another store: with those that they depend on, and where others are in their way."""
+"""What arrives from another store: families of jobs, jobs that others are in the way of, schedules and settings."""
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from workerctx.queue.cargo import moving_of
 from workerctx.queue.events import JobEvent
 from workerctx.queue.model import JobState
 from workerctx.queue.request import EnqueueRequest
+from workerctx.queue.schedule import Schedule
+from workerctx.testing.clock import advance
 from workerctx.testing.conformance.moving import Pair, take_out
 from workerctx.testing.conformance.support import Listener, add, dead_job, state_of, take, take_lease
 
@@ -138,3 +141,91 @@ class TestMovingClashes:
         _, arrived = await pair.carry()
         assert set(arrived.cancelled) == {job_id}
         assert await state_of(target, job_id) is JobState.CANCELLED
+
+
+@pytest.mark.anyio
+class TestMovingCompanions:
+    """Schedules, and what holds on both sides."""
+
+    async def test_schedules(self, pair: Pair) -> None:
+        """W11: a schedule fires only on one side, and loses and repeats no tick."""
+        source, target = pair.source, pair.target
+        await advance(source, 100 - await source.now() % 100 + 0.001)
+        await source.schedules.put(Schedule(name="tick", request=EnqueueRequest("tick", 1), every=100.0))
+        await advance(source, 100)
+        assert len((await source.schedules.fire_due()).outcomes) == 1
+        before = await source.schedules.get("tick")
+        batch, arrived = await pair.carry()
+        assert ([each.name for each in batch.schedules], arrived.schedules) == (["tick"], 1)
+        assert await source.schedules.list() == []
+        after = await target.schedules.get("tick")
+        assert (after.next_fire_at, after.last_fired_at) == (before.next_fire_at, before.last_fired_at)
+        assert (after.every, after.request.kind, after.request.payload) == (100.0, "tick", 1)
+        while await target.now() < (before.next_fire_at or 0):
+            await advance(target, 50)
+        assert [name for name, _ in (await target.schedules.fire_due()).outcomes] == ["tick"]
+        assert list((await source.schedules.fire_due()).outcomes) == []
+
+    async def test_a_schedule_that_is_known(self, pair: Pair) -> None:
+        """W11: a schedule of a known name keeps its definition there and goes on with the earliest tick left."""
+        source, target = pair.source, pair.target
+        tick = Schedule(name="tick", request=EnqueueRequest("old"), every=100.0)
+        await source.schedules.put(tick)
+        await target.schedules.put(attrs.evolve(tick, request=EnqueueRequest("new")))
+        earlier = (await source.schedules.get("tick")).next_fire_at
+        await advance(target, 250)
+        await target.schedules.put(attrs.evolve(tick, request=EnqueueRequest("new"), enabled=False))
+        await target.schedules.enable("tick")
+        await pair.carry()
+        joined = await target.schedules.get("tick")
+        assert (joined.request.kind, joined.next_fire_at) == ("new", earlier)
+
+    async def test_a_tick_that_has_fired(self, pair: Pair) -> None:
+        """W11: a tick that has fired at the source is not fired again by a schedule of its name at the target."""
+        source, target = pair.source, pair.target
+        await advance(source, 100 - await source.now() % 100 + 0.001)
+        await advance(target, max(0.0, await source.now() - await target.now()))
+        tick = Schedule(name="tick", request=EnqueueRequest("tick"), every=100.0)
+        for storage in (source, target):
+            await storage.schedules.put(tick)
+        due = (await target.schedules.get("tick")).next_fire_at
+        assert due is not None
+        for storage in (source, target):
+            await advance(storage, max(0.0, due - await storage.now()) + 1)
+        await source.schedules.fire_due()
+        fired = (await source.schedules.get("tick")).last_fired_at
+        await pair.carry()
+        joined = await target.schedules.get("tick")
+        assert (joined.last_fired_at, joined.next_fire_at) == (fired, (fired or 0) + 100)
+        assert list((await target.schedules.fire_due()).outcomes) == []
+
+    async def test_settings(self, pair: Pair) -> None:
+        """Q7: pauses, cancelled workflows and limits hold at the target too, with what is used up."""
+        source, target = pair.source, pair.target
+        until = await source.now() + 5000
+        await source.jobs.pause_queue("slow", until=until)
+        await source.jobs.pause_queue("off")
+        await source.jobs.cancel_workflow("w")
+        await source.rate_limits.configure("api", capacity=4, per=4000)
+        await source.rate_limits.acquire("api", amount=3)
+        await target.rate_limits.configure("own", capacity=2, per=2000)
+        there = await add(target, workflow_id="w")
+        await moving_of(target).adopt(await moving_of(source).settings())
+        queues = {queue.name: queue for queue in await target.jobs.queues()}
+        assert queues["slow"].paused_until == pytest.approx(until, abs=1e-5)
+        assert (queues["off"].paused, queues["off"].paused_until) == (True, None)
+        assert await state_of(target, there) is JobState.CANCELLED
+        assert [limit.scope for limit in await target.rate_limits.list()] == ["api", "own"]
+        assert type(await target.rate_limits.acquire("api")).__name__ == "Granted"
+        assert type(await target.rate_limits.acquire("api")).__name__ == "Throttled"
+        assert [queue.paused for queue in await source.jobs.queues() if queue.name == "off"] == [True]
+
+    async def test_a_limit_that_is_known(self, pair: Pair) -> None:
+        """W8: a limit keeps the rate that it has at the target, and gives no more than is left on either side."""
+        source, target = pair.source, pair.target
+        for storage, taken in ((source, 1), (target, 2)):
+            await storage.rate_limits.configure("api", capacity=3, per=3000)
+            await storage.rate_limits.acquire("api", amount=taken)
+        await moving_of(target).adopt(await moving_of(source).settings())
+        assert type(await target.rate_limits.acquire("api")).__name__ == "Granted"
+        assert type(await target.rate_limits.acquire("api")).__name__ == "Throttled"
