@@ -173,8 +173,17 @@ class Line(CallTaker[Answer]):
         growing = [call for call in batch if call.operation.grows]
         others = [call for call in batch if not call.operation.grows]
         for calls in (others, growing):
-            if calls:
+            if link.is_broken:
+                self._put_back(life, calls)
+            elif calls:
                 await self._perform(link, calls)
+
+    def _put_back(self, life: _Life, calls: Sequence[Call[Any]]) -> None:
+        """Leave calls that were not sent to the next client."""
+        with self._lock:
+            for call in reversed(calls):
+                call.state = PENDING
+                life.inbox.appendleft(call)
 
     def _take(self, life: _Life) -> list[Call[Any]]:
         batch: list[Call[Any]] = []
@@ -209,8 +218,10 @@ class Line(CallTaker[Answer]):
                 call.result = call.operation(Answer(result, self._groups, reply.now))
             except Exception as exc:  # noqa: BLE001 - it is the caller's
                 call.error = exc
-        self._tell(reply)
-        self._finish(calls)
+        try:
+            self._tell(reply)
+        finally:
+            self._finish(calls)
         while reply.unsettled:
             try:
                 reply = await link.perform([done("settle")], listening=self._is_heard())

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import attrs
-import coredis
 import msgspec
 from coredis.retry import NoRetryPolicy
 
@@ -116,14 +115,13 @@ class WakeupHub:
         """Yield a waiter."""
         waiter = RedisWakeups(queues, finished, next_due, self._longest_wait)
         with self._lock:
-            self._waiters = (*self._waiters, waiter)
             ear = self._ear
-            is_new = ear is None
             if ear is None:
-                ear = self._ear = _Ear(self._channel, self._origin, self)
-        try:
-            if is_new:
+                ear = _Ear(self._channel, self._origin, self)
                 line.run_beside(ear.listen)
+                self._ear = ear
+            self._waiters = (*self._waiters, waiter)
+        try:
             # Once there is a subscription nothing is missed; a waiter's owner looks for work before it first waits.
             with anyio.move_on_after(PATIENCE) as patience:
                 await ear.hears.wait()
@@ -185,13 +183,12 @@ class _Ear:
             self.is_subscribed, self.missed = False, True
 
     async def _listen_once(self, link: Link) -> None:
-        client = link.client
-        channels = [self._ready, self._finished]
-        options: dict[str, Any] = {"ignore_subscribe_messages": True, "max_idle_seconds": SILENCE}
-        if isinstance(client, coredis.RedisCluster):
-            subscription = client.pubsub(channels=channels, retry_policy=NoRetryPolicy(), **options)
-        else:
-            subscription = client.pubsub(channels=channels, retry_policy=NoRetryPolicy(), **options)
+        subscription = link.client.pubsub(
+            channels=[self._ready, self._finished],
+            ignore_subscribe_messages=True,
+            max_idle_seconds=SILENCE,
+            retry_policy=NoRetryPolicy(),
+        )
         async with subscription as messages:
             self.is_subscribed = True
             self.hears.wake()

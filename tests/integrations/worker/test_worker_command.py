@@ -93,6 +93,9 @@ def test_the_banner_shows_no_password_and_no_markup(folder: Path, capsys: Any) -
 
     assert without_password("postgresql://me:secret@db:5432/jobs?x=1") == "postgresql://me:***@db:5432/jobs?x=1"
     assert without_password("sqlite:///[odd].db") == "sqlite:///[odd].db"
+    assert without_password("redis+sentinel://a/main?sentinel_password=x&db=1") == (
+        "redis+sentinel://a/main?sentinel_password=***&db=1"
+    )
 
 
 @pytest.mark.parametrize(
