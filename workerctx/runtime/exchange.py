@@ -13,7 +13,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from attrs import define, field
+from attrs import Factory, define, field, frozen
 
 from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, FailLease
@@ -23,7 +23,7 @@ from workerctx.runtime.persist import keep_on
 from workerctx.service.describe import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from workerctx.errors import QueueError
     from workerctx.lifecycle import WorkerContext
@@ -39,6 +39,18 @@ _LISTEN_AGAIN: Final = 1.0
 """Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
 _SILENCE: Final = 5.0
 """Seconds without an answer of the store that count as a failure of it."""
+
+
+@frozen(eq=False)
+class _Wish:
+    """What to claim: how many jobs, of which kinds, and of some kinds at most how many."""
+
+    limit: int = 0
+    kinds: tuple[str, ...] = ()
+    room: Mapping[str, int] = Factory(dict[str, int])
+
+
+_NOTHING: Final = _Wish()
 
 
 @define(eq=False)
@@ -128,7 +140,7 @@ class Exchange:
                 await wakeups.wait(self._config.poll_interval)
 
     def _has_business(self) -> bool:
-        return self._desk.has_news() or self._wanted() > 0
+        return self._desk.has_news() or self._wish().limit > 0
 
     def _patience(self) -> float:
         """Return in how many seconds to look at the desk again without a nudge."""
@@ -151,24 +163,41 @@ class Exchange:
             self._look |= self._desk.seating.has_made_room(self._desk.clock())
         return self._look and self._context.is_running and not self._desk.closed
 
-    def _wanted(self) -> int:
-        if not self._may_claim or not self._kinds_and_room()[0]:
-            return 0
+    def _wish(self) -> _Wish:
+        """Return what to claim now."""
+        desk, seating = self._desk, self._desk.seating
+        if not self._may_claim:
+            return _NOTHING
+        if not seating.limits:
+            return _Wish(self._free_and_ahead(), self._kinds)
+        room = seating.room(desk.clock(), max(self._config.prefetch, self._config.concurrency))
+        behind = seating.behind
+        if behind is not None and desk.free and room[behind.kinds[0]]:
+            return _Wish(min(room[behind.kinds[0]], desk.free + 2 * behind.depth), behind.kinds)
+        kinds = tuple(kind for kind in self._kinds if room.get(kind) != 0)
+        room = {kind: number for kind, number in room.items() if number}
+        return _Wish(self._free_and_ahead(), kinds, room) if kinds else _NOTHING
+
+    def _free_and_ahead(self) -> int:
         ahead = min(self._config.prefetch, self._ahead()[0])
         return self._desk.free + max(0, ahead - len(self._desk.waiting))
 
     async def _round(self) -> None:
         desk = self._desk
         self._give_back()
-        wanted = self._wanted()
+        wish = self._wish()
+        wanted = wish.limit
         at_once = wanted <= desk.free and not desk.seating.limits  # else some may have to stand in line
         finishes, began = desk.collect()
         if not (finishes or began or wanted):
             return
         self._asked_at = began_at = desk.begin_round()
-        self._look &= not wanted  # a wake-up during the claim sets it again
+        if wanted:
+            # A wake-up during the claim sets it again, and so does a look behind a line, which is for a few kinds only.
+            self._look = desk.seating.behind is not None
+            desk.seating.behind = None
         try:
-            refused, claimed = await self._ask(finishes, began, wanted, at_once=at_once)
+            refused, claimed = await self._ask(finishes, began, wish, at_once=at_once)
         except StoreClosed:
             raise
         except Exception as exc:  # noqa: BLE001 - shown by is_ready, logged and tried again
@@ -191,8 +220,7 @@ class Exchange:
             desk.put(Run(job, lease, arrived, at_once))
         if claimed and self._context.hears(JobsClaimed):
             self._context.tell(JobsClaimed(number=len(claimed)))
-        # Behind jobs that stand in line there may be others, although the claim was not full.
-        self._look |= len(claimed) >= wanted > 0 or desk.seating.has_new_line()
+        self._look |= len(claimed) >= wanted > 0 or desk.seating.behind is not None
         self._note_idle(asked=bool(wanted))
 
     def _give_back(self) -> None:
@@ -206,35 +234,25 @@ class Exchange:
             self._look = True
 
     async def _ask(
-        self, finishes: list[Finish], began: list[str], wanted: int, *, at_once: bool
+        self, finishes: list[Finish], began: list[str], wish: _Wish, *, at_once: bool
     ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
-        if not wanted:
+        if not wish.limit:
             return await self._jobs.finish_many(finishes, began=began), ()
-        return await self._jobs.finish_and_claim(finishes, self._request(wanted, began=at_once), began=began)
+        return await self._jobs.finish_and_claim(finishes, self._request(wish, began=at_once), began=began)
 
-    def _request(self, limit: int, *, began: bool) -> ClaimRequest:
+    def _request(self, wish: _Wish, *, began: bool) -> ClaimRequest:
         config = self._config
-        kinds, room = self._kinds_and_room()
         return ClaimRequest(
             worker_id=self._worker_id,
             labels=config.labels,
             lease_ttl=config.lease_ttl,
             queues=self._queues,
             weights=config.queues,
-            kinds=kinds,
-            kind_limits=room,
-            limit=limit,
+            kinds=wish.kinds,
+            kind_limits=wish.room,
+            limit=wish.limit,
             began=began,
         )
-
-    def _kinds_and_room(self) -> tuple[tuple[str, ...], dict[str, int]]:
-        """Return the kinds to claim now, and of how many of them there is a limit."""
-        seating = self._desk.seating
-        if not seating.limits:
-            return self._kinds, {}
-        room = seating.room(self._desk.clock(), max(self._config.prefetch, self._config.concurrency))
-        kinds = tuple(kind for kind in self._kinds if room.get(kind) != 0)
-        return kinds, {kind: number for kind, number in room.items() if number}
 
     def _note_idle(self, *, asked: bool) -> None:
         if not self._desk.is_empty:

@@ -1,8 +1,9 @@
 """Limits of kinds: how many jobs of a kind, or of each key of a kind, are at work in a loop at once.
 
 A claim says of each limited kind how many it has room for, so what has no seat is not claimed. Only a job's key is not
-known before it is claimed: if its key is full, the job stands in line as long as any claimed job may wait. Then it is
-given back, and its kind is left alone until one of its runs ends here, or for a second.
+known before it is claimed: if its key is full, the job stands in line as long as any claimed job may wait, while others
+of its kind are looked for behind it. Then it is given back, and its kind is left alone until one of its runs ends here,
+or for a second.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Limit:
         each: How many of each key; None if there are no keys.
         key: Tells the key of a job.
         in_line: How many stand in line.
+        depth: How many did when there were most of them; behind those may be jobs with other keys.
         left_alone_until: When to claim its kinds again, on the event loop's clock.
     """
 
@@ -57,6 +59,7 @@ class Limit:
     each: int | None
     key: Callable[[QueuedJob], Hashable] | None
     in_line: int = field(default=0, init=False)
+    depth: int = field(default=0, init=False)
     left_alone_until: float = field(default=0.0, init=False)
     _of_keys: dict[Hashable, Seats] = field(factory=dict["Hashable", Seats], init=False)
 
@@ -119,7 +122,8 @@ class Seating:
     look_at: float = field(default=math.inf, init=False)
     """When some kind was left alone for long enough, on the event loop's clock."""
     _made_room: bool = field(default=False, init=False)
-    _new_line: bool = field(default=False, init=False)
+    behind: Limit | None = field(default=None, init=False)
+    """The limit where somebody was put in line; whoever has looked for others behind that line resets it."""
     _by_kind: dict[str, Limit] = field(init=False)
     _standing: dict[str, Run] = field(factory=dict[str, "Run"], init=False)
     """Everybody who stands in line, by lease id, those claimed first first."""
@@ -154,11 +158,6 @@ class Seating:
         made_room, self._made_room = self._made_room, False
         return made_room
 
-    def has_new_line(self) -> bool:
-        """Tell whether anybody was put in line since this was asked last."""
-        new_line, self._new_line = self._new_line, False
-        return new_line
-
     def room(self, now: float, most: int) -> dict[str, int]:
         """Return how many jobs of each limited kind may be claimed; see `Limit.room`."""
         room: dict[str, int] = {}
@@ -180,11 +179,14 @@ class Seating:
         if full is None:
             for seats in run.seats:
                 seats.taken += 1
+            if not limit.in_line:
+                limit.depth = 0
             return True
         full.line[run.lease.id] = self._standing[run.lease.id] = run
         run.line = full.line
         limit.in_line += 1
-        self._new_line = True
+        limit.depth = max(limit.depth, limit.in_line)
+        self.behind = limit
         return False
 
     def leave(self, run: Run) -> Iterator[Run]:

@@ -117,6 +117,24 @@ async def test_each_key_for_itself(
     assert rooms.most == {"a": 2, "b": 2}
 
 
+async def test_a_thousand_jobs_of_one_key_do_not_hide_another(
+    jobs: JobRegistry, serving: Callable[..., Any], rooms: Rooms, eventually: Any, count: Any
+) -> None:
+    """W1: while a customer's only place is taken for long, a customer far behind in the queue is served."""
+
+    @jobs.register(concurrency=1, concurrency_key="account")
+    async def sync(account: str) -> None:
+        await rooms.visit(account)
+
+    await jobs.enqueue_bulk([sync.request("a") for _ in range(1000)] + [sync.request("b")])
+    async with serving(concurrency=3):
+        await eventually(lambda: rooms.inside == {"a": 1, "b": 1})
+        rooms.open("a", "b")
+    assert rooms.most == {"a": 1, "b": 1}
+    untouched = (await jobs.storage.jobs.list(state=JobState.QUEUED)).jobs
+    assert {(job.attempt, job.deliveries) for job in untouched} <= {(0, 0)}
+
+
 async def test_surplus_of_a_key_goes_back_and_is_left_alone(
     jobs: JobRegistry, serving: Callable[..., Any], rooms: Rooms, count: Any, eventually: Any
 ) -> None:
