@@ -93,6 +93,35 @@ async def test_too_many_restarts_fail_the_monitor_with_all_causes_and_stop_the_r
     assert monitor.context("steady").outcome is Outcome.CLEAN
 
 
+async def test_restarts_of_long_ago_do_not_count() -> None:
+    """L2: only the restarts within the stated time are bounded."""
+    monitor = Monitor(max_restarts=1, within=1e-9)
+    runs = 0
+
+    async def flaky(ctx: WorkerContext) -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 5:
+            raise OSError("again")
+
+    monitor.serve(flaky, name="flaky")
+    await monitor.run()
+    assert monitor.statistics()["flaky"].restarts == 4
+
+
+async def test_a_service_that_always_ends_at_once_is_given_up() -> None:
+    """L2: restarts after clean ends are bounded too, and the failure says that nothing was raised."""
+    monitor = Monitor(max_restarts=2, within=60)
+
+    async def short(ctx: WorkerContext) -> None:
+        return
+
+    monitor.serve(short, name="short", restart=Restart.ALWAYS)
+    with pytest.raises(MonitorFailed, match="'short' ended too often"):
+        await monitor.run()
+    assert monitor.statistics()["short"].restarts == 2
+
+
 async def test_restart_always_makes_a_new_worker_after_a_clean_end() -> None:
     """Restart.ALWAYS runs again whatever the end was, until it is stopped by name."""
     monitor = Monitor(max_restarts=10)

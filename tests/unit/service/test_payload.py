@@ -228,6 +228,16 @@ async def test_outputs_are_encoded_and_restored(jobs):
     assert job.contract.result.restore(msgspec.json.decode(raw)) == [Options(quality=3)]
 
 
+async def test_an_output_of_an_older_release_stays_readable(jobs):
+    """What does not fit the annotation any more comes back as the JSON that it is."""
+
+    @jobs.register(name="job")
+    async def job() -> list[Options]: ...
+
+    assert job.contract.result.decode(b'[{"quality":3}]') == [Options(quality=3)]
+    assert job.contract.result.decode(b'"done"') == "done"
+
+
 async def test_untyped_and_unusual_outputs_are_plain_json(jobs):
     """Without a usable return annotation the result is plain JSON."""
 

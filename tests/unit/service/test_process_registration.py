@@ -12,6 +12,7 @@ import pytest
 from workerctx.errors import InvalidHandler, InvalidRequest
 from workerctx.lifecycle import WorkerContext
 from workerctx.service import From, JobCtx, JobRegistry, ProcessCtx, injected
+from workerctx.service.target import Target
 
 elsewhere = JobRegistry("memory://")
 
@@ -48,6 +49,13 @@ def test_a_handler_is_known_by_its_import_path(jobs):
     assert (target.module, target.qualname) == (__name__, "plain")
     assert target.find() is plain
     assert jobs.register(with_job).contract.target is None
+
+
+def test_a_function_that_is_gone_is_named():
+    """A module or a name that cannot be imported any more is a sentence that says which."""
+    for target in (Target("no_such_module", "work"), Target("os", "no.such.name")):
+        with pytest.raises(InvalidHandler, match=r"cannot be imported.*keep a handler where it was registered"):
+            target.find()
 
 
 def test_the_function_can_be_called_as_it_is(jobs):

@@ -233,6 +233,14 @@ class TestWorkers:
                     await jobs.find("work").enqueue()
             await jobs.find("work").enqueue()
 
+    async def test_the_store_can_be_changed_behind_them(self, jobs, faults):
+        """A registry is pointed elsewhere while faults are around it, and meets them there."""
+        with faults.inject(jobs), jobs.override("memory://elsewhere"):
+            async with jobs:
+                assert jobs.storage.url == "memory://elsewhere"
+                with faults.fail("jobs.enqueue"), pytest.raises(StoreUnavailable):
+                    await jobs.find("work").enqueue()
+
 
 async def test_waiting_has_a_bound():
     """`wait_until` says what did not come true."""

@@ -88,6 +88,25 @@ class TestEvents:
             await storage.jobs.fail((await take_lease(storage)).id, "boom")
             assert await listener.words() == ["Ready", "Started", "Failed"]
 
+    async def test_a_dead_job_that_is_put_back(self, storage: Storage) -> None:
+        """Q10: a job that an operator puts back is ready again."""
+        async with listening(storage) as listener:
+            job_id = await dead_job(storage)
+            await listener.heard()
+            await storage.jobs.retry(job_id)
+            (ready,) = await listener.heard()
+        assert isinstance(ready, Ready)
+        assert ready.job_id == job_id
+
+    async def test_a_job_that_comes_too_late(self, storage: Storage) -> None:
+        """Q10, Q7: what is added to a cancelled workflow is told as cancelled and never as ready."""
+        await storage.jobs.cancel_workflow("flow")
+        async with listening(storage) as listener:
+            job_id = await add(storage, workflow_id="flow")
+            (cancelled,) = await listener.heard()
+        assert isinstance(cancelled, Cancelled)
+        assert (cancelled.job_id, cancelled.workflow_id) == (job_id, "flow")
+
     async def test_giving_back(self, storage: Storage) -> None:
         """Q10: release and snooze are told as `Snoozed`, with the time."""
         async with listening(storage) as listener:
