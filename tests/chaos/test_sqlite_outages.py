@@ -45,7 +45,8 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder / "jobs.db"
+        (folder / "mounted").mkdir()
+        self.path = folder / "mounted" / "jobs.db"
         environ = {
             "WORKERCTX_URL": f"sqlite:///{self.path}",
             "CHAOS_FOLDER": str(folder),
@@ -153,6 +154,19 @@ def test_a_disk_that_is_full(scene: Scene) -> None:
     scene.stop()
 
 
+def test_a_folder_that_goes_away(scene: Scene) -> None:
+    """W4: a folder that is not there for a while, like a volume that is mounted again, is missed and found again."""
+    job_id = scene.enqueue()
+    eventually(partial(scene.has_run, job_id))
+    away = scene.path.parent.rename(scene.folder / "away")
+    assert "cannot" in scene.unready()
+    assert not scene.path.exists()
+    away.rename(scene.path.parent)
+    scene.heals()
+    assert scene.has_run(job_id)
+    scene.stop()
+
+
 def test_a_file_that_is_replaced(scene: Scene) -> None:
     """W4: a worker notices that its file was replaced by another, such as a backup, and serves that."""
     backup = scene.folder / "backup.db"
@@ -160,7 +174,7 @@ def test_a_file_that_is_replaced(scene: Scene) -> None:
         source.backup(copy)
     away = scene.folder / "away"
     away.mkdir()
-    for path in scene.folder.glob("jobs.db*"):
+    for path in scene.path.parent.glob("jobs.db*"):
         shutil.move(path, away)
     scene.unready()
     assert not scene.path.exists(), "the worker has made an empty file"
