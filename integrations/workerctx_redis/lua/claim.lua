@@ -144,7 +144,7 @@ end
 function actions.claim(wanted)
   local kinds, labels, room = as_set(wanted.kinds), as_set(wanted.labels), wanted.room
   local turns = { weights = wanted.weights, credit = wanted.credit }
-  local granted, ends, left, are_new = {}, {}, settings.at_once, true
+  local granted, ends, left = {}, {}, settings.at_once
   while #granted < wanted.limit and left > 0 do
     local lines = {}
     for number, queue in ipairs(wanted.queues) do
@@ -164,7 +164,6 @@ function actions.claim(wanted)
       if is_fit(job, ends) then
         grant(job, wanted)
         insert(granted, id)
-        are_new = are_new and job.deliveries == 1
       else
         unfit = unfit + 1
         local kind = group_of(job.group).kind
@@ -178,5 +177,5 @@ function actions.claim(wanted)
   end
   settle(ends)
   flush()
-  return { shown(granted, are_new), turns.credit }
+  return { shown(granted), turns.credit }
 end

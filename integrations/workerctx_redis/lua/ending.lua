@@ -149,21 +149,18 @@ local function upstream(job)
   return outputs
 end
 
--- Jobs as they are handed to a caller; their records must have been written. Jobs that were never claimed before
--- have no past to show.
-local function shown(ids, are_new)
-  local payloads, options, results, errors, progress = hmget(PAYLOADS, ids), hmget(OPTIONS, ids), {}, {}, {}
-  if not are_new then
-    results, errors, progress = hmget(RESULTS, ids), hmget(ERRORS, ids), hmget(PROGRESS, ids)
-  end
+-- Jobs as they are handed to a caller; their records must have been written.
+local function shown(ids)
+  local payloads, options = hmget(PAYLOADS, ids), hmget(OPTIONS, ids)
+  local results, errors, progress = hmget(RESULTS, ids), hmget(ERRORS, ids), hmget(PROGRESS, ids)
   local found = {}
   for index, id in ipairs(ids) do
     local job = jobs[id]
     job.options = options[index]
     group_of(job.group)
     found[index] = {
-      id, job.text, payloads[index] or '', options[index], errors[index] or false, progress[index] or false,
-      results[index] or false, upstream(job),
+      id, job.text, payloads[index] or '', options[index], errors[index], progress[index], results[index],
+      upstream(job),
     }
   end
   return found

@@ -234,6 +234,21 @@ async def test_a_forked_child_is_told_to_open_its_own(storage):
     await storage.jobs.enqueue(EnqueueRequest("a"))
 
 
+async def test_a_job_that_comes_back_brings_its_past(storage):
+    """Q4: progress and errors of earlier runs are there for the next one, also after a snooze or a second chance."""
+    await storage.jobs.enqueue(EnqueueRequest("work", retry=Constant(0, jitter=False)))
+    _, lease = await storage.jobs.claim("worker")
+    await storage.jobs.progress(lease.id, {"done": 3})
+    await storage.jobs.snooze(lease.id, delay=0)
+    job, lease = await storage.jobs.claim("worker")
+    assert job.progress == {"done": 3}
+    await storage.jobs.fail(lease.id, "boom", retryable=False)
+    await storage.jobs.retry(job.id)
+    job, _ = await storage.jobs.claim("worker")
+    assert job.progress == {"done": 3}
+    assert [failed.error.message for failed in job.error_history] == ["boom"]
+
+
 # What is stored -------------------------------------------------------------
 
 
