@@ -6,7 +6,7 @@ import itertools
 import random
 import sys
 from collections import Counter
-from contextlib import AsyncExitStack, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,7 +33,7 @@ from workerctx.testing import advance
 from workerctx.testing.guarded import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 T = TypeVar("T")
 STORES = ("memory", "sqlite", "postgres", "redis")
@@ -53,6 +53,15 @@ def facts(job: QueuedJob) -> dict[str, Any]:
     errors = job.error_history
     found["error_history"] = [(failed.attempt, failed.error, pytest.approx(failed.at, abs=1e-5)) for failed in errors]
     return found
+
+
+@asynccontextmanager
+async def both(*urls: str) -> AsyncGenerator[tuple[Storage, Storage]]:
+    """Open both ends, at the same time: a server of the whole test session may have been moved ahead."""
+    async with connect(urls[0]) as source, connect(urls[1]) as target:
+        for behind, ahead in ((source, target), (target, source)):
+            await advance(behind, max(0.0, await ahead.now() - await behind.now()))
+        yield source, target
 
 
 async def everything(storage: Storage) -> dict[str, QueuedJob]:
@@ -84,7 +93,7 @@ async def fill(storage: Storage) -> None:
 @pytest.mark.parametrize(("source_kind", "target_kind"), PAIRS)
 async def test_every_pair(place: Callable[[str], str], source_kind: str, target_kind: str) -> None:
     """Q2: every job, whatever its state, is the same on the other side, whichever stores the two are."""
-    async with connect(place(source_kind)) as source, connect(place(target_kind)) as target:
+    async with both(place(source_kind), place(target_kind)) as (source, target):
         await fill(source)
         before = await everything(source)
         (noon,) = await source.schedules.list()
@@ -134,7 +143,7 @@ class Misfortune:
 async def test_a_mover_that_fails_at_any_step(place: Callable[[str], str], source_kind: str, target_kind: str) -> None:
     """Q2: wherever a move breaks off, the next one goes on; nothing is lost and nothing comes twice."""
     misfortune = Misfortune()
-    async with connect(place(source_kind)) as source, connect(place(target_kind)) as target:
+    async with both(place(source_kind), place(target_kind)) as (source, target):
         await fill(source)
         before = await everything(source)
         ends = guarded(source, misfortune), guarded(target, misfortune)
@@ -151,9 +160,8 @@ async def test_a_mover_that_fails_at_any_step(place: Callable[[str], str], sourc
 @pytest.mark.parametrize(("source_kind", "target_kind"), RING)
 async def test_clocks_that_differ(place: Callable[[str], str], source_kind: str, target_kind: str) -> None:
     """Q11: a job that is due by the clock of the source waits at the target until that one's clock says so too."""
-    async with connect(place(source_kind)) as source, connect(place(target_kind)) as target:
-        # A server of the whole test session may be ahead already.
-        await advance(source, max(0.0, await target.now() - await source.now()) + 1000)
+    async with both(place(source_kind), place(target_kind)) as (source, target):
+        await advance(source, 1000)
         due = (await source.jobs.enqueue(EnqueueRequest("note"))).id
         assert (await source.jobs.get(due)).state is JobState.QUEUED
         await move(source, target)
@@ -221,8 +229,7 @@ async def test_workers_on_both_sides(place: Callable[[str], str], source_kind: s
     """Q2: with workers at both ends, callers and two movers every job runs and succeeds once, at one of the two."""
     dice, notes, ids = random.Random(5), Notes(), set[str]()
     urls = [place(source_kind), place(target_kind)]
-    async with AsyncExitStack() as stack:
-        source, target = [await stack.enter_async_context(connect(url)) for url in urls]
+    async with both(*urls) as (source, target):
         loops = [notes.loop(url) for url in urls]
         async with anyio.create_task_group() as tasks:
             for loop in loops:
@@ -256,8 +263,7 @@ async def test_a_mover_that_is_killed(place: Callable[[str], str], source_kind: 
     """Q2: a mover that is killed is followed by one that goes on, and with workers at both ends every job runs once."""
     dice, notes = random.Random(), Notes()
     urls = [place(source_kind), place(target_kind)]
-    async with AsyncExitStack() as stack:
-        source, target = [await stack.enter_async_context(connect(url)) for url in urls]
+    async with both(*urls) as (source, target):
         requests = [EnqueueRequest("note", {}) for _ in range(1000)]
         ids = {outcome.id for outcome in await source.jobs.enqueue_bulk(requests)}
         loops = [notes.loop(url) for url in urls]
