@@ -30,8 +30,8 @@ from workerctx.errors import (
     UnknownScope,
 )
 from workerctx.lifecycle import Outcome
-from workerctx.queue import CancelReason, EnqueueRequest, JobState
-from workerctx.remote import ReconnectConfig
+from workerctx.queue import CancelReason, CompleteLease, EnqueueRequest, JobState
+from workerctx.remote import ReconnectConfig, UnackedResults
 from workerctx.remote.frames import (
     Began,
     Cancel,
@@ -864,3 +864,32 @@ async def test_cuts_at_any_moment_lose_nothing(seed, jobs, serving, loopback, co
         assert [await store.result(outcome.id, timeout=20) for outcome in outcomes] == list(range(150))
     assert runs == dict.fromkeys(range(150), 1)
     assert {(await store.get(outcome.id)).attempt for outcome in outcomes} == {1}
+
+
+async def test_the_journal_is_the_worker_s_while_it_runs(tmp_path, jobs, serving, enqueue, loopback, config):
+    """R4: outcomes are in the journal until they are acknowledged, and what an earlier worker left is told first."""
+
+    @jobs.register
+    async def quick(n: int) -> int:
+        return n
+
+    path = tmp_path / "outcomes.journal"
+    store = loopback.storage.jobs
+    job_id = await enqueue(quick.request(1))
+    ((_, lease),) = await store.claim_many("earlier", kinds=[quick.kind], limit=1)
+    left = UnackedResults.open(path)
+    left.record([CompleteLease(lease.id, b"7")])
+    left.close()
+    async with serving(jobs, config=evolve(config, journal=path, journal_fsync=True)):
+        assert await store.result(job_id, timeout=10) == 7
+        assert loopback.heard_of(Register)[0].holding == (lease.id,)
+        loopback.deaf = True
+        later = await enqueue(quick.request(2))
+        await wait_until(lambda: len(loopback.heard_of(Result)) == 2)
+        assert b'"outputs":2' in path.read_bytes()
+        with pytest.raises(InvalidConfig, match="another worker"):
+            UnackedResults.open(path)
+        loopback.deaf = False
+        loopback.peers[-1].close()
+        assert await store.result(later, timeout=10) == 2
+        await wait_until(lambda: path.read_bytes() == b"")  # a stop that comes before the acknowledgement keeps it
