@@ -13,7 +13,7 @@ from workerctx.lifecycle.groups import collapse
 from workerctx.queue import ReleaseLease
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.schedule import Ticker
-from workerctx_starlette.gateway._connection import BREACH, GOING_AWAY
+from workerctx_starlette.gateway._connection import BREACH
 from workerctx_starlette.gateway._exchange import Exchange
 from workerctx_starlette.gateway._leases import Leases
 from workerctx_starlette.gateway._progress import ProgressReports
@@ -92,7 +92,7 @@ class Engine:
                 lambda: keep_on(name, "reap expired leases", config.reap_interval, self._reap),
                 lambda: keep_on(name, "keep the list of workers", config.heartbeat, self.roster.turn),
                 lambda: keep_on(name, "forget silent workers", _SILENCE, lambda: self.storage.workers.reap(_SILENCE)),
-                self._hang_up_on_the_silent,
+                self._hang_up_on_the_dead,
             ):
                 tasks.start_soon(self._do, chore)
             try:
@@ -145,13 +145,16 @@ class Engine:
         if not self.exchange.owes and await self.storage.jobs.reap_expired_leases():
             self.exchange.look()
 
-    async def _hang_up_on_the_silent(self) -> None:
+    async def _hang_up_on_the_dead(self) -> None:
+        silence, patience = self.config.silence, self.config.send_timeout
         while True:
-            await anyio.sleep(self.config.silence / 4)
-            limit = anyio.current_time() - self.config.silence
-            for session in [each for each in self.sessions.values() if each.heard_at < limit]:
-                _log.warning("%s has said nothing for %g seconds and counts as gone", session, self.config.silence)
-                session.end(GOING_AWAY, f"nothing was heard for {self.config.silence:g} seconds")
+            await anyio.sleep(min(silence, patience) / 4)
+            now = anyio.current_time()
+            for session in list(self.sessions.values()):
+                if now - session.heard_at > silence:
+                    session.hang_up(f"nothing was heard for {silence:g} seconds")
+                elif now - session.outbox.sending_since > patience:
+                    session.hang_up(f"nothing was read for {patience:g} seconds")
 
     async def _close(self, exchanged: anyio.Event) -> None:
         self.exchange.end()

@@ -202,7 +202,7 @@ class Exchange:
     def _wanted(self) -> list[Line]:
         if not self._context.is_running or self._ending:
             return []
-        return [line for line in self._lines.values() if line.look and line.room() > 0]
+        return [line for line in self._lines.values() if line.look and line.has_room()]
 
     async def _round(self) -> None:
         wanted = self._wanted()

@@ -146,7 +146,7 @@ class Gateway(AsyncContextManagerMixin):
         """Serve a connection, as an ASGI application."""
         match scope["type"]:
             case "websocket":
-                await self._serve(Connection(scope, receive, send, self.config.send_timeout))
+                await self._serve(Connection(scope, receive, send))
             case "lifespan":
                 await self._serve_lifespan(receive, send)
             case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from workerctx_starlette.gateway._session import Session
 
 _LARGEST_CLAIM: Final = 1000
+_FEW: Final = 16
+"""How many workers are compared at least before a job is handed out."""
 
 
 @frozen
@@ -44,19 +47,28 @@ class Line:
     look: bool = field(default=True, init=False)
     scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
 
+    def has_room(self) -> bool:
+        """Tell whether any of its workers can take a job now."""
+        while self.hungry:
+            session = next(iter(self.hungry))
+            if session.free > 0:
+                return True
+            del self.hungry[session]
+        return False
+
     def room(self) -> int:
-        """Return for how many jobs there is room now."""
+        """Return how many jobs to claim now."""
         room = 0
-        for session in list(self.hungry):
-            free = session.free
-            if free > 0:
-                room += free
-            else:
-                del self.hungry[session]
-        return min(room, _LARGEST_CLAIM)
+        for session in self.hungry:
+            room += max(0, session.free)
+            if room >= _LARGEST_CLAIM:
+                return _LARGEST_CLAIM
+        return room
 
     def kind_limits(self) -> dict[str, int]:
         """Return how many jobs of each kind there is room for; a kind that one worker does not limit is left out."""
+        if not all(session.kind_limits for session in self.hungry):
+            return {}
         sessions = list(self.hungry)
         limited = set[str]().union(*(session.kind_limits for session in sessions))
         return {
@@ -66,8 +78,17 @@ class Line:
         }
 
     def deal(self, jobs: Sequence[Claimed]) -> Sequence[Claimed]:
-        """Hand each job to the worker with most room for it, and return those that nobody has room for any more."""
-        heap = [_Place(session, number) for number, session in enumerate(self.hungry)]
+        """Hand jobs to workers that have room for them, and return those that nobody has room for any more.
+
+        Of those that have waited longest, the one with most room comes first; all of them are asked only if need be.
+        """
+        if not jobs:
+            return ()
+        rest = self._deal_among(list(islice(self.hungry, _FEW + 2 * len(jobs))), jobs)
+        return self._deal_among(list(self.hungry), rest) if rest else ()
+
+    def _deal_among(self, sessions: Sequence[Session], jobs: Sequence[Claimed]) -> Sequence[Claimed]:
+        heap = [_Place(session, number) for number, session in enumerate(sessions)]
         heapq.heapify(heap)
         rest: list[Claimed] = []
         for claimed in jobs:
@@ -84,6 +105,7 @@ class Line:
         for place in heap:
             if place.jobs:
                 place.session.give(place.jobs)
+                self.hungry[place.session] = self.hungry.pop(place.session)  # behind those that wait longer
         return rest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -34,10 +35,15 @@ class Outbox:
     Args:
         connection: The way to the worker.
         too_large: Told of a task that does not fit into any message, and why.
+
+    Attributes:
+        sending_since: When the message was begun that is being sent, on the event loop's clock; infinite if there is
+            none.
     """
 
     _connection: Connection
     _too_large: Callable[[Task, str], None]
+    sending_since: float = field(default=math.inf, init=False)
     _frames: list[FromGateway] = field(factory=list["FromGateway"], init=False)
     _accepted: list[str] = field(factory=list[str], init=False)
     _lost: list[str] = field(factory=list[str], init=False)
@@ -96,7 +102,7 @@ class Outbox:
         """Send what there is, until cancelled.
 
         Raises:
-            SessionLost: The worker does not read, or the connection is gone.
+            SessionLost: The connection is gone.
         """
         while True:
             if not self._has_news():
@@ -135,7 +141,9 @@ class Outbox:
             self._accepted, self._lost, self._refused = [], [], {}
         self._bytes = 0
         for message in self._encode(frames):
+            self.sending_since = anyio.current_time()
             await self._connection.send(message)
+        self.sending_since = math.inf
         if self._crowded is not None:
             self._crowded.set()
 

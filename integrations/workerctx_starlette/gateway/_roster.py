@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from workerctx.queue import Workers
     from workerctx_starlette.gateway._session import Session
 
-_TURNS: Final = 10
+_TURNS: Final = 12
 """In how many turns at the most everybody has shown that it lives."""
+_FEW: Final = 20
+"""How many may do so in each turn."""
 _AT_ONCE: Final = 100
 """How many calls run side by side, for the store to commit together."""
 
@@ -37,8 +39,8 @@ class Roster:
             await self._workers.deregister(worker_id)
             self._listed.pop(worker_id, None)
         new = [each for each in self._sessions if each not in self._listed]
-        turn = max(_AT_ONCE, len(self._sessions) // _TURNS)
-        due = [*new, *self._listed][: max(turn, len(new))]
+        turn = max(_FEW, len(new), len(self._sessions) // _TURNS)
+        due = [*new, *self._listed][:turn]
         await _side_by_side(self._show, due)
 
     async def leave(self) -> None:

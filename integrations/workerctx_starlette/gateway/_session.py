@@ -148,6 +148,11 @@ class Session:
         self._last_words = (frame, code, reason)
         self._scope.cancel()
 
+    def hang_up(self, reason: str) -> None:
+        """Take the worker for gone."""
+        _log.warning("%s counts as gone: %s", self, reason)
+        self.end(GOING_AWAY, reason)
+
     def drain(self, reason: str) -> None:
         """Hand out nothing more, and let the worker finish what it has."""
         self._drained = True
