@@ -84,6 +84,12 @@ async def efficiency(number: int, seconds: float, concurrency: int) -> float:
         return number * seconds / concurrency / (time.perf_counter() - began)
 
 
+async def first_job() -> None:
+    """Wait until a worker process that was just started has run a job."""
+    async with jobs:
+        await (await clock.enqueue()).result(timeout=60)
+
+
 async def latencies(number: int) -> list[float]:
     """Return the seconds from the end of `enqueue` to the start of the run, in another process."""
     found: list[float] = []
