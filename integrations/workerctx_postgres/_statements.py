@@ -87,7 +87,7 @@ class PostgresStatements(Statements):
         f"SELECT h.seq, h.priority, h.run_at FROM workerctx_jobs h WHERE h.grp = g.value AND h.state = 'queued' "
         f"ORDER BY {_BEST} LIMIT ?) c ORDER BY {_BEST} LIMIT ?), "
         f"heads AS MATERIALIZED (SELECT j.seq, j.priority, j.run_at, {_UNFIT} AS unfit FROM workerctx_jobs j "
-        "WHERE j.seq = ANY (ARRAY(SELECT seq FROM seen)) AND j.state = 'queued' "
+        "WHERE j.seq = ANY (ARRAY(SELECT seq FROM seen)) AND (j.state || '') = 'queued' "
         f"ORDER BY {_BEST} LIMIT ? FOR UPDATE SKIP LOCKED), "
         f"dealt AS MATERIALIZED (SELECT seq, row_number() OVER (ORDER BY {_BEST}) AS place "
         "FROM heads WHERE NOT unfit), "

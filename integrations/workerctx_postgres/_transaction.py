@@ -25,6 +25,7 @@ NUMBERS_AT_ONCE: Final = 1000
 _ADVISORY: Final = 0x77637478
 """The class of our advisory locks; the names in it share a few hundred locks, so that there are never too many."""
 _LOCKS: Final = 256
+_MARGIN: Final = 16
 _LONGEST_TEXT: Final = 16 * 1024 * 1024
 _encode = msgspec.json.Encoder().encode
 
@@ -153,7 +154,8 @@ class PostgresTransaction(Transaction):
         """
         rows: list[JobRow] = []
         unfit: list[int] = []
-        depth = wanted
+        # Another process may hold as many at this moment.
+        depth = 2 * wanted + _MARGIN
         while True:
             missing = wanted - len(rows) - len(unfit)
             found = self.rows(
@@ -173,7 +175,7 @@ class PostgresTransaction(Transaction):
             if len(rows) + len(unfit) >= wanted or found[0][0] < depth:
                 return rows, unfit
             # Others hold what was looked at: look further.
-            depth = depth * 4 + 16
+            depth *= 4
 
     def _deals(self, search: Search, skip: int) -> str:
         """Return which of the jobs go to which claim, from the first that is not dealt yet."""

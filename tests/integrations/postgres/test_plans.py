@@ -18,6 +18,8 @@ HOT = {
     "rows to change": ("held_rows", "workerctx_jobs_pkey"),
     "enqueue, unique keys": ("holders", "(unique_key = ANY"),
     "enqueue, ids": ("known_jobs", "workerctx_jobs_id"),
+    "progress": ("set_progress", "workerctx_jobs_pkey"),
+    "asking to stop": ("ask_to_stop", "workerctx_jobs_pkey"),
     "one job": ("by_id", "workerctx_jobs_id"),
     "complete": ("completed", "workerctx_jobs_pkey"),
     "other ends": ("write_back", "workerctx_jobs_pkey"),
@@ -74,6 +76,8 @@ def test_hot_statement_uses_its_index(database, name):
     plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN (GENERIC_PLAN) {statement}", prepare=False))
     assert index in plan, plan
     assert "Seq Scan on workerctx_jobs" not in plan, plan
+    # An index that the condition on the state would suggest holds every job in that state.
+    assert "Filter: (seq = " not in plan, plan
 
 
 @pytest.mark.parametrize("strange", ["unknown kind", "foreign label", "future"])

@@ -137,7 +137,8 @@ class Statements(ABC):
             f"SELECT j.seq, j.claim_id, j.cancel {held} AND +j.lease_expires >= ?",
         )
         self.set_progress: str = (
-            "UPDATE workerctx_jobs SET progress = ? WHERE seq = ? AND claim_id = ? AND state = 'running' AND +ns = ?"
+            "UPDATE workerctx_jobs SET progress = ? "
+            f"WHERE seq = ? AND claim_id = ? AND {self.by_itself('state')} = 'running' AND +ns = ?"
         )
         self.complete: str = (
             f"UPDATE workerctx_jobs SET state = 'succeeded', result = {self.text('l', 2)}, finished_at = ?, "
@@ -189,7 +190,7 @@ class Statements(ABC):
         # A user's word stands: what was cancelled is not given back because its queue is paused as well.
         self.ask_to_stop: str = (
             f"UPDATE workerctx_jobs SET cancel = ? WHERE seq {self.among} "
-            "AND state = 'running' AND coalesce(cancel, '') <> 'user'"
+            f"AND {self.by_itself('state')} = 'running' AND coalesce(cancel, '') <> 'user'"
         )
         self.in_workflow: str = self.array(
             "seq",
