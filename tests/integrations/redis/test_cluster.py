@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import ExitStack, suppress
 from uuid import uuid4
 
@@ -29,7 +30,7 @@ SLOTS = 16384
 def nodes():
     """The servers of a cluster of three primaries."""
     with ExitStack() as stack:
-        options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
+        options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", "appendonly": "yes"}
         nodes = [stack.enter_context(RedisServer(dict(options))) for _ in range(NODES)]
         share = SLOTS // NODES + 1
         for number, node in enumerate(nodes):
@@ -68,6 +69,31 @@ async def test_namespaces_spread_over_the_nodes(cluster):
             await opened.jobs.enqueue_bulk([EnqueueRequest("work") for _ in range(1200)])
             assert (await opened.jobs.counts())[JobState.QUEUED] == 1200
             assert len(await opened.jobs.claim_many("worker")) == 100
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")
+def test_a_node_that_dies_and_comes_back(cluster, nodes):
+    """W4: without its node a namespace is unavailable, and it serves again once the node does."""
+    prefix = uuid4().hex
+
+    async def use():
+        async with connect(f"{cluster}?prefix={prefix}&timeout=3") as opened:
+            job_id = (await opened.jobs.enqueue(EnqueueRequest("work"))).id
+            (node,) = [node for node in nodes if node.command("--raw", "keys", f"*{prefix}*")]
+            node.kill()
+            with pytest.raises(StoreUnavailable):
+                await opened.jobs.counts()
+            node.start()
+
+            async def is_served():
+                with suppress(StoreUnavailable):
+                    return (await opened.jobs.get(job_id)).state is JobState.QUEUED
+
+            await wait_until(is_served, PATIENCE)
+
+    anyio.run(use)
+    # The driver leaves streams open when it asks a dead node about the cluster; here, and not in some other test.
+    gc.collect()
 
 
 async def test_a_user_with_the_least_rights(cluster, nodes, acl_of_the_docs):
