@@ -59,7 +59,7 @@ class Pace:
 
     def brake(self) -> None:
         """Take note that too many were claimed: what follows is slower than what was."""
-        self._rate = 0.0
+        self._rate, self._ended = 0.0, 0
 
     def due(self, began: Iterable[float], now: float, window: float) -> tuple[int, float]:
         """Return how many jobs are likely to begin soon, and in how many seconds to ask again.

@@ -65,7 +65,11 @@ class TestPace:
                 pace.note(0.001)
             pace.note_work(0.01)
         assert pace.due([], 0.0, WINDOW)[0] == pytest.approx(125, abs=2)
+        for _ in range(50):
+            pace.note(0.001)
         pace.brake()
+        assert pace.due([], 0.0, WINDOW)[0] == 0
+        pace.note_work(0.05)  # what had ended before the brake is no reason to claim as much again
         assert pace.due([], 0.0, WINDOW)[0] == 0
 
 
