@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from workerctx.remote.config import RemoteConfig
     from workerctx.remote.worker import Worker
-    from workerctx.runtime import TenantScopeProvider
+    from workerctx.service import TenantScopeProvider
     from workerctx.service.branch import AnyHandler
     from workerctx.service.store import RegistryStore
 

@@ -11,4 +11,3 @@ from workerctx.runtime.events import RunOverran as RunOverran
 from workerctx.runtime.events import StoreFailed as StoreFailed
 from workerctx.runtime.events import StoreRecovered as StoreRecovered
 from workerctx.runtime.loop import WorkerLoop as WorkerLoop
-from workerctx.service import TenantScopeProvider as TenantScopeProvider
