@@ -121,8 +121,8 @@ class PostgresTransaction(Transaction):
             for kind, groups in search.portions(self, line)
         }
         if len(portions) == 1:
-            (groups,) = portions.values()
-            return Taken(*self._lease(search, groups, search.limit))
+            ((_, kind), groups) = next(iter(portions.items()))
+            return Taken(*self._lease(search, groups, min(search.limit, search.room.get(kind or "", search.limit))))
         order = [self._portion(search, candidate.grp) for candidate in pick(self, search)]
         found: defaultdict[tuple[str, str | None], deque[JobRow]] = defaultdict(deque)
         unfit: list[int] = []

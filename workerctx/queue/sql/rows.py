@@ -231,7 +231,7 @@ def split_lease(lease: str) -> tuple[str, int]:
 
 
 def lease_pairs(leases: Iterable[str]) -> str:
-    """Return ``[[seq, claim id], ...]`` as JSON text, leaving out ids that no store made."""
+    """Return ``[[seq, claim id], ...]`` as JSON text, in order, leaving out ids that no store made."""
     pairs: list[tuple[int, str]] = []
     for lease in leases:
         try:
@@ -239,7 +239,7 @@ def lease_pairs(leases: Iterable[str]) -> str:
         except LeaseLost:
             continue
         pairs.append((seq, claim_id))
-    return json_text(pairs)
+    return json_text(sorted(pairs))
 
 
 def as_backoff(policy: RetryPolicy | None) -> Backoff | None:

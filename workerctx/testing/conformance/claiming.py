@@ -214,6 +214,13 @@ class TestSuitability:
         assert (job.kind, job.attempt, job.deliveries) == ("slow", 0, 0)
         assert len(await claim_all(storage, labels=["gpu"], kind_limits={"fast": 0})) == 4
 
+    async def test_a_limited_kind_alone(self, storage: Storage) -> None:
+        """W1: a limited kind is limited also where there is nothing else to take."""
+        for _ in range(5):
+            await add(storage, "slow")
+        assert len(await storage.jobs.claim_many("worker-1", kind_limits={"slow": 2}, limit=9)) == 2
+        assert len(await storage.jobs.claim_many("worker-1", kind_limits={"slow": 9}, limit=2)) == 2
+
     async def test_a_limited_kind_in_several_queues(self, storage: Storage) -> None:
         """W1: the limit of a kind counts over all the queues of a claim, together with what a finish gives back."""
         for n in range(8):
