@@ -189,6 +189,8 @@ class WorkerCommand:
         if self._is_remote:
             return self.remote.make_worker(jobs, self.config, name)
         connect(jobs.url)
+        if not jobs.kinds:
+            raise CommandError(f"{jobs!r} has nothing to run: register a handler with @jobs.register first")
         return _Looping(WorkerLoop(jobs, self.config, name=name), self.burst)
 
     def _name_of(self, line: LowerEnd | None) -> str | None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from workerctx.lifecycle import Event, Shutdown
     from workerctx.queue import Storage
-    from workerctx.service import JobRegistry, TenantScopeProvider
+    from workerctx.service import JobRegistry, Registration, TenantScopeProvider
 
 T = TypeVar("T")
 
@@ -66,9 +66,6 @@ class WorkerLoop(AsyncContextManagerMixin):
         tenant_scope: makes the async context manager inside which each run of a tenant's job happens.
         data: values that handlers can have injected, by type.
         shutdown: a token that stops the loop when it is set.
-
-    Raises:
-        WorkerError: the registry has no handler.
     """
 
     def __init__(
@@ -81,8 +78,6 @@ class WorkerLoop(AsyncContextManagerMixin):
         data: Mapping[type[Any], object] | None = None,
         shutdown: Shutdown | None = None,
     ) -> None:
-        if not jobs.kinds:
-            raise WorkerError(f"{jobs!r} has nothing to run: register a handler with @jobs.register first")
         self.jobs = jobs
         self.config: WorkerConfig = config or WorkerConfig.from_env()
         self.host_id: str = host_id()
@@ -100,6 +95,21 @@ class WorkerLoop(AsyncContextManagerMixin):
             shutdown=shutdown,
         )
         self._context.mark_unready("the store was not reached yet")
+
+    @classmethod
+    def from_registry(cls, jobs: JobRegistry, config: WorkerConfig | None = None) -> Self:
+        """Return a loop over what a registry has; for a `Monitor`: ``partial(WorkerLoop.from_registry, jobs)``."""
+        return cls(jobs, config)
+
+    @property
+    def register(self) -> Registration:
+        """The registry's decorator, for handlers that are added to a loop before it runs.
+
+        Raises:
+            InvalidTransition: it runs already, or was stopped.
+        """
+        self._refuse_second_run()
+        return self.jobs.register
 
     @property
     def context(self) -> WorkerContext:
@@ -119,6 +129,7 @@ class WorkerLoop(AsyncContextManagerMixin):
 
         Raises:
             WorkerFailed: the loop's infrastructure failed.
+            WorkerError: the registry has no handler.
             InvalidTransition: it was stopped before, or it ran already.
             KeyboardInterrupt: a handler left with it; its job was given back.
 
@@ -196,6 +207,7 @@ class WorkerLoop(AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         self._refuse_second_run()
+        self._refuse_empty()
         self._entered = True
         self._desk.open(Seating.of(self.jobs.handlers, self.config.concurrency_per_kind))
         self._warn_of_unknown_kinds()
@@ -229,6 +241,10 @@ class WorkerLoop(AsyncContextManagerMixin):
             raise error from error.__cause__
         if slots.interrupt is not None:
             raise slots.interrupt
+
+    def _refuse_empty(self) -> None:
+        if not self.jobs.kinds:
+            raise WorkerError(f"{self.jobs!r} has nothing to run: register a handler with @jobs.register first")
 
     def _refuse_second_run(self) -> None:
         if self._entered or self._context.is_stopped:
