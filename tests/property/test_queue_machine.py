@@ -484,16 +484,16 @@ def test_postgres_and_model_agree(postgres_url, loop):
         def url(self) -> str:
             return postgres_url(uuid4().hex[:12])
 
-    _run(PostgresMachine)
+    _run(PostgresMachine, examples=12)
 
 
-def _run(machine: type[QueueMachine]) -> None:
+def _run(machine: type[QueueMachine], examples: int = 30) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=30,
+            max_examples=examples,
             stateful_step_count=30,
             suppress_health_check=list(HealthCheck),
         ),
