@@ -24,7 +24,10 @@ print("this is version", {version}, flush=True)
 
 
 def write(path: Path, text: str) -> None:
-    """Change a file as editors do: there is never half of it."""
+    """Change a file as editors do: there is never half of it.
+
+    Two versions must differ in length: Python takes a file of the same second and size for the one it has compiled.
+    """
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)
@@ -36,9 +39,9 @@ def test_a_change_restarts_the_worker(start: Any, folder: Path, backend: str) ->
     write(folder / "talk.py", CODE.format(version=1))
     worker = start("worker", "talk:jobs", "--reload", "--backend", backend)
     worker.wait_for("this is version 1")
-    write(folder / "talk.py", CODE.format(version=2))
+    write(folder / "talk.py", CODE.format(version=20))
     worker.wait_for("all processes are restarted: talk.py changed")
-    worker.wait_for("this is version 2")
+    worker.wait_for("this is version 20")
     worker.signal(signal.SIGINT)
     assert worker.ends() == 0, worker.output
 
@@ -64,8 +67,8 @@ def test_a_broken_import_waits_for_the_next_change(start: Any, folder: Path) -> 
     write(folder / "talk.py", "1 / 0\n")
     worker.wait_for("ZeroDivisionError")
     worker.wait_for("worker 1 died with status 1; it is started again when a file changes")
-    write(folder / "talk.py", CODE.format(version=2))
-    worker.wait_for("this is version 2")
+    write(folder / "talk.py", CODE.format(version=20))
+    worker.wait_for("this is version 20")
     worker.signal(signal.SIGTERM)
     assert worker.ends() == 0, worker.output
     assert worker.output.count("is process") == 3
@@ -88,11 +91,11 @@ def test_only_python_files_in_the_chosen_folders_count(start: Any, folder: Path)
     options = ("--reload", "--reload-dir", "library", "--reload-dir", "plugins", "--processes", "2")
     worker = start("worker", "talk:jobs", *options)
     worker.wait_for("this is version 1", 2)
-    write(folder / "talk.py", CODE.format(version=2))
+    write(folder / "talk.py", CODE.format(version=20))
     (folder / "library" / "data.txt").write_text("data")
     write(folder / "plugins" / "one.py", "")
     worker.wait_for("all processes are restarted: one.py changed")
-    worker.wait_for("this is version 2", 2)
+    worker.wait_for("this is version 20", 2)
     worker.signal(signal.SIGTERM)
     assert worker.ends() == 0, worker.output
     assert worker.output.count("all processes are restarted") == 1
