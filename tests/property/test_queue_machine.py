@@ -60,6 +60,7 @@ class Twin:
     state: JobState
     due: float
     parents: list[Twin] = attrs.field(factory=list)
+    waits_for: set[str] = attrs.field(factory=set)
     runs_anyway: bool = False
     attempt: int = 0
     lease: str | None = None
@@ -164,12 +165,12 @@ class QueueMachine(RuleBasedStateMachine):
             return holder
         due = self.now + minutes * MINUTE
         state = JobState.SCHEDULED if minutes else JobState.QUEUED
-        twin = Twin(outcome.id, attempts, key, priority, state, due, parents, runs_anyway)
+        twin = Twin(outcome.id, attempts, key, priority, state, due, parents, runs_anyway=runs_anyway)
         failed = any(parent.ended and parent.state is not JobState.SUCCEEDED for parent in parents)
         if failed and not runs_anyway:
             twin.state = JobState.CANCELLED
-        elif any(not parent.ended for parent in parents):
-            twin.state = JobState.BLOCKED
+        else:
+            self._wait_for_parents(twin)
         self.twins[twin.id] = twin
         return twin
 
@@ -279,8 +280,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.retried[job.id] += 1
         job.attempt = job.lost = 0
         job.due = self.now
-        blocked = any(not parent.ended for parent in job.parents)
-        job.state = JobState.BLOCKED if blocked else JobState.QUEUED
+        job.state = JobState.QUEUED
+        self._wait_for_parents(job)
 
     @rule(minutes=st.sampled_from([3, 12, 30]))
     def wait(self, minutes: int) -> None:
@@ -350,14 +351,21 @@ class QueueMachine(RuleBasedStateMachine):
             twin.due = due
             twin.state = JobState.SCHEDULED if due > self.now else JobState.QUEUED
 
+    def _wait_for_parents(self, twin: Twin) -> None:
+        """An end counts once and for all: a parent that is put back later is not waited for again."""
+        twin.waits_for = {parent.id for parent in twin.parents if not parent.ended}
+        if twin.waits_for:
+            twin.state = JobState.BLOCKED
+
     def _end(self, twin: Twin, state: JobState) -> None:
         twin.state, twin.lease, twin.stop = state, None, False
         for child in self.twins.values():
-            if twin not in child.parents or child.state is not JobState.BLOCKED:
+            if twin.id not in child.waits_for or child.state is not JobState.BLOCKED:
                 continue
+            child.waits_for.remove(twin.id)
             if state is not JobState.SUCCEEDED and not child.runs_anyway:
                 self._end(child, JobState.CANCELLED)
-            elif all(parent.ended for parent in child.parents):
+            elif not child.waits_for:
                 child.state = JobState.SCHEDULED if child.due > self.now else JobState.QUEUED
 
     # Agreement ------------------------------------------------------------------

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from heapq import heapify, heappop, heappush
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 from msgspec.structs import replace
@@ -207,14 +207,20 @@ class Table:
 
     def snapshot(self, job: QueuedJob, **changes: int) -> QueuedJob:
         """Return a record for a caller, who may do with its mappings what he likes."""
-        upstream = self.upstream.get(job.id)
         return replace(
             job,
             headers=dict(job.headers),
             progress=None if job.progress is None else deepcopy(job.progress),
-            upstream_outputs={key: decode_json(raw) for key, raw in upstream.items()} if upstream else {},
+            upstream_outputs=self._outputs_for(job) if job.depends_on else {},
             **changes,
         )
+
+    def _outputs_for(self, job: QueuedJob) -> dict[str, Any]:
+        outputs = dict(self.upstream.get(job.id, {}))
+        for parent in map(self.jobs.get, job.depends_on):
+            if parent is not None and parent.result_json is not None:
+                outputs[parent.id] = parent.result_json
+        return {parent: decode_json(raw) for parent, raw in outputs.items()}
 
     def counts(self, queue: str | None = None) -> dict[JobState, int]:
         """Return how many jobs are in each state."""

@@ -288,6 +288,18 @@ class TestParentFailure:
         await finish(storage, parent, "out")
         assert (await take(storage))[0].upstream_outputs == {parent: "out"}
 
+    async def test_an_end_counts_once_and_for_all(self, storage: Storage) -> None:
+        """A job that runs although a parent failed does not wait for it again when the parent is put back."""
+        bad, other = await dead_job(storage), await add(storage, "other")
+        child = await add(storage, "child", depends_on=[bad, other], on_parent_failure="run")
+        await storage.jobs.retry(bad)
+        await finish(storage, other, "out")
+        assert await state_of(storage, child) is JobState.QUEUED
+        assert await state_of(storage, bad) is JobState.QUEUED
+        await finish(storage, bad, "late")
+        job, _ = await take(storage)
+        assert (job.id, job.upstream_outputs) == (child, {bad: "late", other: "out"})
+
     async def test_a_pruned_parent(self, storage: Storage) -> None:
         """A parent's output reaches a child even if the parent is pruned while another is awaited."""
         first, second = await add(storage, "first"), await add(storage, "second")
