@@ -49,6 +49,7 @@ class Writer:
     _connection: psycopg.Connection = attrs.field(init=False)
     _groups: Groups = attrs.field(factory=Groups, init=False)
     _numbers: Numbers = attrs.field(factory=Numbers, init=False)
+    _interrupted: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._connection = self._database.connect()
@@ -66,7 +67,8 @@ class Writer:
                 self._hub.announce(self._connection, tx.news)
 
     def interrupt(self) -> None:
-        """Make a statement that is under way fail."""
+        """Make a statement that is under way fail, for good: its callers were told that nobody knows."""
+        self._interrupted = True
         hang_up(self._connection)
 
     def close(self) -> None:
@@ -91,7 +93,7 @@ class Writer:
                     raise self._database.explain(exc) from exc
                 time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311 - only so that two do not meet again
             except psycopg.Error as exc:
-                if reconnected or not is_lost(exc):
+                if reconnected or self._interrupted or not is_lost(exc):
                     raise self._database.explain(exc) from exc
                 reconnected = True
                 self._connection.close()

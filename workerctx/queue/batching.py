@@ -78,7 +78,7 @@ class CallTaker(ABC, Generic[X]):
         call: Call[R] = Call(operation, orphan, home, done.set)
         self.post(call)
         try:
-            await done.wait()
+            await self._wait(done)
         except anyio.get_cancelled_exc_class():
             if not self._withdraw(call):
                 await self._settle(call, done)
@@ -86,6 +86,10 @@ class CallTaker(ABC, Generic[X]):
         if call.error is not None:
             raise call.error
         return cast("R", call.result)
+
+    async def _wait(self, done: anyio.Event) -> None:
+        """Wait until a call is done."""
+        await done.wait()
 
     def _withdraw(self, call: Call[Any]) -> bool:
         with self._lock:
@@ -190,13 +194,29 @@ class Batcher(CallTaker[X]):
             raise StoreClosed('the store is not open: use it inside "async with"')
         if hand.pid != os.getpid():
             raise StoreClosed("the store was opened before this process was forked: open it in the child")
-        if hand.is_hung(self._hang_limit):
-            self._replace(hand)
         with self._lock:
             # Looked at again: what is put behind the end of the inbox would never be answered.
             if self._hand is None:
                 raise StoreClosed("the store was closed meanwhile")
             self._hand.inbox.put(call)
+
+    async def _wait(self, done: anyio.Event) -> None:
+        """Wait until a call is done, and see to it that a batch which hangs is given up, ours or the one before."""
+        while True:
+            with anyio.move_on_after(self._patience()):
+                await done.wait()
+                return
+
+    def _patience(self) -> float:
+        """Return in how many seconds to look again whether the hand hangs; replace one that does."""
+        hand = self._hand
+        if hand is None:
+            return self._hang_limit
+        left = hand.seconds_left(self._hang_limit)
+        if left > 0:
+            return left
+        self._replace(hand)
+        return self._hang_limit
 
     def _replace(self, hung: Hand) -> None:
         fresh = self._new_hand()

@@ -106,10 +106,10 @@ class Hand:
         self._since: float | None = None
         self._given_up = False
 
-    def is_hung(self, limit: float) -> bool:
-        """Return whether the batch under way takes longer than ``limit`` seconds."""
+    def seconds_left(self, limit: float) -> float:
+        """Return in how many seconds a batch, that under way if there is one, will have taken ``limit`` seconds."""
         since = self._since
-        return since is not None and time.monotonic() - since > limit
+        return limit if since is None else since + limit - time.monotonic()
 
     def give_up(self, error: BaseException) -> None:
         """Fail the batch under way; the thread closes its connection if it ever comes back."""

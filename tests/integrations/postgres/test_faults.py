@@ -29,14 +29,13 @@ async def storage(own_postgres):
         yield storage
 
 
-async def healed(call):
-    """Return what a call returns once the store is back."""
-    with anyio.fail_after(30):
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable:
-                await anyio.sleep(0.01)
+async def heals(call):
+    """Return whether a call does what it should, which it does once the store is back."""
+    try:
+        await call()
+    except StoreUnavailable:
+        return False
+    return True
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def busy_table(url):
         connection.rollback()
 
 
-async def test_a_server_that_is_killed_and_started_again(storage, own_postgres):
+async def test_a_server_that_is_killed_and_started_again(storage, own_postgres, eventually):
     """Q2, W4: what was committed survives a kill of the server; meanwhile calls fail fast, then all is as before."""
     kept = await storage.jobs.enqueue(EnqueueRequest("a"))
     _, lease = await storage.jobs.claim("w")
@@ -58,12 +57,13 @@ async def test_a_server_that_is_killed_and_started_again(storage, own_postgres):
     with anyio.fail_after(5), pytest.raises(StoreUnavailable, match="cannot connect"):
         await storage.jobs.get(kept.id)
     own_postgres.start()
-    assert (await healed(lambda: storage.jobs.get(kept.id))).state is JobState.RUNNING
-    await healed(lambda: storage.jobs.complete(lease.id))
+    await eventually(lambda: heals(storage.now))
+    assert (await storage.jobs.get(kept.id)).state is JobState.RUNNING
+    await eventually(lambda: heals(lambda: storage.jobs.complete(lease.id)))
     assert (await storage.jobs.get(kept.id)).state is JobState.SUCCEEDED
 
 
-async def test_waiters_survive_a_restart(storage, own_postgres):
+async def test_waiters_survive_a_restart(storage, own_postgres, eventually):
     """W6: who listened before a restart is woken after it, in case something was missed, and hears the next commit."""
     async with storage.jobs.wakeups() as ours, connect(storage.url) as other, other.jobs.wakeups() as theirs:
         assert not await ours.wait(0)
@@ -71,7 +71,7 @@ async def test_waiters_survive_a_restart(storage, own_postgres):
         own_postgres.start()
         assert await ours.wait(20)
         assert await theirs.wait(20)
-        await healed(lambda: storage.jobs.enqueue(EnqueueRequest("a")))
+        await eventually(lambda: heals(lambda: storage.jobs.enqueue(EnqueueRequest("a"))))
         assert await theirs.wait(20)
 
 
@@ -92,7 +92,7 @@ async def test_killed_backends_are_not_noticed(postgres_url, place):
             assert renewer.renew([lease.id], 30).lost == ()
 
 
-async def test_a_standby_refuses_and_heals(storage, own_postgres):
+async def test_a_standby_refuses_and_heals(storage, own_postgres, eventually):
     """W4: a server that may only be read says so; once it may be written again, it is."""
     with psycopg.connect(own_postgres.url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
@@ -105,7 +105,7 @@ async def test_a_standby_refuses_and_heals(storage, own_postgres):
         connection.execute("SET default_transaction_read_only = off")
         connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
         connection.execute("SELECT pg_reload_conf()")
-        await healed(lambda: storage.jobs.enqueue(EnqueueRequest("a")))
+        await eventually(lambda: heals(lambda: storage.jobs.enqueue(EnqueueRequest("a"))))
 
 
 async def test_a_statement_that_takes_too_long(storage, own_postgres):
@@ -119,36 +119,23 @@ async def test_a_statement_that_takes_too_long(storage, own_postgres):
     assert (await storage.jobs.counts())[JobState.QUEUED] == 1
 
 
-async def test_a_server_that_stands_still(storage, own_postgres):
-    """W3: calls on a server that does not answer can be abandoned, and are given up after a few times the timeout."""
+async def test_a_server_that_stands_still(storage, own_postgres, eventually):
+    """W3: a call on a server that does not answer can be abandoned; each is given up after a few times the timeout."""
     await storage.jobs.enqueue(EnqueueRequest("a"))
     own_postgres.signal(signal.SIGSTOP)
     thaw = threading.Timer(15, own_postgres.signal, [signal.SIGCONT])
     thaw.start()
     try:
         with anyio.move_on_after(0.1) as abandoned:
-            await storage.jobs.enqueue(EnqueueRequest("b"))
+            await storage.jobs.counts()
         assert abandoned.cancelled_caught
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_poke, storage)
-            with (
-                anyio.fail_after(14),
-                pytest.raises(StoreUnavailable, match=r"did not answer within 2 s|cannot connect"),
-            ):
-                await storage.jobs.claim("w")
-            tasks.cancel_scope.cancel()
+        with anyio.fail_after(14), pytest.raises(StoreUnavailable, match="did not answer within 2 s"):
+            await storage.jobs.claim("w")
     finally:
         thaw.cancel()
         own_postgres.signal(signal.SIGCONT)
-    assert (await healed(lambda: storage.jobs.counts()))[JobState.QUEUED] >= 1
-
-
-async def _poke(storage):
-    """Call again and again, as a worker does."""
-    while True:
-        with anyio.move_on_after(0.1):
-            await storage.jobs.enqueue(EnqueueRequest("c"))
-        await anyio.sleep(0.1)
+    await eventually(lambda: heals(storage.jobs.counts))
+    assert (await storage.jobs.counts())[JobState.QUEUED] == 1
 
 
 async def test_connections_that_are_reset(own_postgres, proxy_of):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import anyio
+import psycopg
 import pytest
 
 from workerctx.errors import InvalidRequest, JobNotFound, LeaseLost, QueueError
-from workerctx.queue import EnqueueRequest, JobState, Schedule, connect
+from workerctx.queue import EnqueueRequest, JobState, Schedule, connect, new_id
 
 PAIRS = 25
+GATE = 20_260_101
+"""An advisory lock of ours."""
 
 
 @pytest.fixture
@@ -69,6 +74,47 @@ async def test_a_child_that_comes_as_its_parent_is_deleted(stores):
         )
         if not isinstance(child, InvalidRequest):
             assert (await one.jobs.get(child.id)).state is JobState.CANCELLED
+
+
+@contextmanager
+def slow_readers(url, schema):
+    """Yield how many wait to read who depends on whom, their snapshots taken, and what lets them go on."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"SET search_path = {schema}")
+        connection.execute("ALTER TABLE workerctx_dependencies RENAME TO ties")
+        connection.execute(
+            "CREATE VIEW workerctx_dependencies AS SELECT * FROM ties "
+            f"WHERE pg_advisory_xact_lock_shared({GATE}) IS NOT NULL"
+        )
+        connection.execute("SELECT pg_advisory_lock(%s)", [GATE])
+
+        def waiting():
+            query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+            return connection.execute(query, [GATE]).fetchone()[0]
+
+        yield waiting, lambda: connection.execute("SELECT pg_advisory_unlock(%s)", [GATE])
+
+
+async def test_a_child_that_comes_as_its_parent_is_pruned(postgres_url, eventually):
+    """Q2: a parent that gets a child after a prune has chosen it is kept, and hands its outputs down."""
+    schema = f"pruned_{new_id()[-12:]}"
+    url = f"{postgres_url()}&schema={schema}"
+    async with connect(url) as one, connect(url) as other:
+        parent = await one.jobs.enqueue(EnqueueRequest("parent"))
+        early = await one.jobs.enqueue(EnqueueRequest("child", depends_on=[parent.id]))
+        _, lease = await one.jobs.claim("w", kinds=["parent"])
+        await one.jobs.complete(lease.id, "done")
+        await one.jobs.cancel(early.id)
+        with slow_readers(url.partition("&namespace=")[0], schema) as (waiting, let_go):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.jobs.prune, 0)
+                await eventually(waiting)
+                late = await other.jobs.enqueue(EnqueueRequest("child", depends_on=[parent.id]))
+                let_go()
+            with pytest.raises(JobNotFound):
+                await other.jobs.get(early.id)
+            child, _ = await other.jobs.claim("w")
+            assert (child.id, child.upstream_outputs) == (late.id, {parent.id: "done"})
 
 
 async def test_a_job_that_comes_as_its_workflow_is_cancelled(stores):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from workerctx.errors import LeaseExpired, LeaseLost
 from workerctx.queue.model import CancelReason, Lease, Renewed
@@ -12,12 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from workerctx.queue.sql.transaction import Transaction
-
-_OWN: Final = (
-    "FROM json_each(?) l WHERE workerctx_jobs.seq = json_extract(l.value, '$[0]') "
-    "AND workerctx_jobs.claim_id = json_extract(l.value, '$[1]') "
-    "AND workerctx_jobs.state = 'running' AND +workerctx_jobs.ns = ?"
-)
 
 
 def renew(tx: Transaction, leases: Sequence[str], extend_by: float) -> Renewed:

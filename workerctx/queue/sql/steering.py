@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from workerctx.queue.sql.rows import JobRow
     from workerctx.queue.sql.transaction import Transaction
 
-# A user's word stands: what was cancelled is not given back because its queue is paused as well.
-# A job whose outputs an unfinished one still waits for is kept.
-
 
 def find(tx: Transaction, job_id: str) -> JobRow:
     """Return the row of a job.
@@ -144,6 +141,9 @@ def prune(tx: Transaction, states: Collection[JobState], retention: int, limit: 
         if len(seqs) < limit:
             seqs += tx.array(tx.sql.prunable, tx.ns, state.value, tx.now - retention, limit - len(seqs))
     if seqs:
+        # Children that came until we held the rows are seen only now, and none comes any more.
+        needed = {parent for parent, _ in tx.array(tx.sql.live_children, tx.numbers(seqs))}
+        seqs = [seq for seq in seqs if seq not in needed]
         remove(tx, seqs)
     return len(seqs)
 
