@@ -15,7 +15,7 @@ from attrs import define, field
 from workerctx.errors import HandlerCrashed, NotAccepting, RunCancelled, WorkerError
 from workerctx.queue import CancelReason, CompleteLease, FailLease, ReleaseLease
 from workerctx.runtime.boot import slot_numbers
-from workerctx.runtime.events import JobFinished
+from workerctx.runtime.events import JobFinished, JobOutcome
 from workerctx.runtime.outcome import (
     VERDICTS,
     finish_of_cancellation,
@@ -105,6 +105,7 @@ class Slots:
         run.scope = scope = anyio.move_on_at(deadline if timeout < TIMED_FROM else math.inf)
         run.ctx = ctx = JobCtx(job, self._site, f"{job.queue}-{number}-{self._site.host_id}", deadline)
         finish: Finish | None = ReleaseLease(run.lease.id)
+        failure: Exception | None = None
         try:
             # A pause or stop from another thread may be ahead of its event.
             if handler is not None and self._context.is_running:
@@ -123,8 +124,18 @@ class Slots:
                 raise  # the whole worker is being cancelled, and the job is given back
         finally:
             self._desk.finish(run, finish)
+            if isinstance(finish, FailLease):
+                self._report(run, ctx, finish, failure)
             if self._context.hears(JobFinished):
                 self._tell(run, ctx, finish)
+
+    def _report(self, run: Run, ctx: JobCtx, finish: FailLease, failure: Exception | None) -> None:
+        outcome = outcome_of(run.job, finish, ctx.cancel.reason)
+        if outcome is JobOutcome.FAILED:
+            left = run.job.max_attempts - run.job.attempt
+            ctx.log.warning("failed and is tried again, %d more at most: %s", left, finish.error, exc_info=failure)
+        elif outcome is JobOutcome.DEAD:
+            ctx.log.error("failed for good, the job is dead: %s", finish.error, exc_info=failure)
 
     def _tell(self, run: Run, ctx: JobCtx, finish: Finish | None) -> None:
         job = run.job

@@ -1,9 +1,11 @@
 """Which handlers a loop runs: those of its registry, and those added to it before it runs."""
 
+import logging
+
 import pytest
 
 from workerctx import JobRegistry, WorkerConfig, WorkerLoop
-from workerctx.errors import InvalidTransition, WorkerError
+from workerctx.errors import InvalidTransition, Snooze, WorkerError
 
 
 async def test_handlers_are_added_to_a_loop_before_it_runs(jobs):
@@ -26,3 +28,36 @@ async def test_a_loop_without_handlers_says_so():
     loop = WorkerLoop(JobRegistry("sqlite:///no/such/folder/jobs.db"))
     with pytest.raises(WorkerError, match="has nothing to run: register a handler"):
         await loop.run()
+
+
+async def test_a_worker_logs_what_fails(jobs, burst, at_once, caplog):
+    """A run that failed is a warning with its traceback, the last one an error; one that snoozed is neither."""
+
+    @jobs.register(name="fragile", max_attempts=2, retry=at_once)
+    async def fragile(part: str) -> None:
+        raise ValueError(f"the {part} broke")
+
+    @jobs.register(max_attempts=1)
+    async def hesitant() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise Snooze(0.0)
+
+    runs: list[int] = []
+    handle = await fragile.enqueue("leg")
+    await hesitant.enqueue()
+    with caplog.at_level(logging.INFO, "workerctx"):
+        await burst()
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.levelname, record.job_id, record.attempt) for record in told] == [
+        ("WARNING", handle.id, 1),
+        ("ERROR", handle.id, 2),
+    ]
+    assert (
+        told[0].message
+        == f"fragile {handle.id} (run 1): failed and is tried again, 1 more at most: ValueError: the leg broke"
+    )
+    assert (
+        told[1].message == f"fragile {handle.id} (run 2): failed for good, the job is dead: ValueError: the leg broke"
+    )
+    assert all(record.exc_info[1].args == ("the leg broke",) for record in told)
