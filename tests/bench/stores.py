@@ -2,7 +2,8 @@
 
 ``python -m tests.bench stores`` starts a PostgreSQL and a Redis of its own, PostgreSQL with its default durability and
 Redis with an append-only file that is synced every second, its own default; ``--postgres URL`` and ``--redis URL`` name
-others. Databases must be empty. Take the figures on a machine that does nothing else.
+others. Databases must be empty. Peers get servers of their own, as in ``python -m tests.bench peers``. Take the figures
+on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import anyio
 
 from tests.bench.loop import Worker, first_job, jobs, latencies, noop, throughput
 from tests.bench.measure import machine, markdown
-from tests.bench.peers import HEAD, side_by_side
+from tests.bench.peers import side_by_side
 from tests.integrations.postgres.server import postgres_server
 from tests.integrations.redis.server import RedisServer
 from workerctx.queue import CompleteLease, EnqueueRequest, JobState, connect
@@ -170,7 +171,7 @@ def urls(options: argparse.Namespace, chosen: list[str]) -> Generator[dict[str, 
 
 
 def main(argv: list[str]) -> None:
-    """Print tables: this project on each store, everybody side by side, and what jobs take in Redis."""
+    """Print tables: this project on each store, what jobs take in Redis, and everybody side by side."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench stores", description=__doc__)
     parser.add_argument("--postgres", help="URL of an empty database instead of a server of our own")
     parser.add_argument("--redis", help="URL of an empty database instead of a server of our own")
@@ -183,22 +184,17 @@ def main(argv: list[str]) -> None:
     print(machine(), flush=True)
     chosen = options.store or ["sqlite", "postgres", "redis"]
     columns: dict[str, dict[str, float]] = {}
-    rows: list[tuple[str, ...]] = [HEAD]
     memories: list[tuple[str, ...]] = []
     with urls(options, chosen) as stores:
         for store in chosen:
             for backend in ("asyncio", "trio"):
-                found = columns[f"{store}, {backend}"] = ours(stores[store], backend, options)
-                figures = (f"{found[RUN]:,.0f}", f"{found[BULK]:,.0f}")
-                rows.append((store, "workerctx", *figures, f"{backend}, concurrency=100, JobCtx, timeout, a layer"))
+                columns[f"{store}, {backend}"] = ours(stores[store], backend, options)
             if store == "redis":
                 memories = anyio.run(memory, stores[store], options.number)
-            if not options.without_peers:
-                url = None if store == "sqlite" else stores[store]
-                rows += side_by_side(store, url, options.number, 100)
     table = [("one worker process, concurrency 100", *columns)]
     table += [(name, *(form.format(found[name]) for found in columns.values())) for name, form in FORMS.items()]
     markdown("this project on each store", table)
-    markdown("side by side", rows)
     if memories:
         markdown("memory in Redis", memories)
+    if not options.without_peers:
+        markdown("side by side", side_by_side(chosen, options.number, 100, options.repeat))

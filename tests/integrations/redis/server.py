@@ -45,12 +45,14 @@ class RedisServer:
         folder: Where it keeps its data and its socket.
         port: Of the loopback interface.
         is_sentinel: Whether it watches over others instead of keeping data.
+        program: What to start.
     """
 
     options: dict[str, str] = attrs.field(factory=dict)
     folder: Path = attrs.field(init=False)
     port: int = attrs.field(factory=free_port, init=False)
     is_sentinel: bool = attrs.field(default=False, kw_only=True)
+    program: str | Path = attrs.field(factory=binary, kw_only=True)
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
 
     @property
@@ -85,7 +87,7 @@ class RedisServer:
             words = ["sentinel.conf", *words, "--sentinel"]
         with (self.folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary(), *words], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [self.program, *words], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + 30
         while not self._answers():
