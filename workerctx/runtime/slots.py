@@ -26,6 +26,7 @@ from workerctx.runtime.outcome import (
 from workerctx.runtime.overruns import TIMED_FROM
 from workerctx.runtime.strays import StrayCancels, is_cancelled_here, is_running
 from workerctx.service import JobCtx
+from workerctx.service.describe import own_traceback
 from workerctx.service.inside import run_inside
 from workerctx.service.layers.catch import as_failure, holds
 
@@ -131,11 +132,12 @@ class Slots:
 
     def _report(self, run: Run, ctx: JobCtx, finish: FailLease, failure: Exception | None) -> None:
         outcome = outcome_of(run.job, finish, ctx.cancel.reason)
+        shown = failure and (type(failure), failure, own_traceback(failure))
         if outcome is JobOutcome.FAILED:
             left = run.job.max_attempts - run.job.attempt
-            ctx.log.warning("failed and is tried again, %d more at most: %s", left, finish.error, exc_info=failure)
+            ctx.log.warning("failed and is tried again, %d more at most: %s", left, finish.error, exc_info=shown)
         elif outcome is JobOutcome.DEAD:
-            ctx.log.error("failed for good, the job is dead: %s", finish.error, exc_info=failure)
+            ctx.log.error("failed for good, the job is dead: %s", finish.error, exc_info=shown)
 
     def _tell(self, run: Run, ctx: JobCtx, finish: Finish | None) -> None:
         job = run.job

@@ -133,6 +133,7 @@ class Session:
         Cancellation: its jobs wait for it to come back, as if its connection had broken.
         """
         self._engine.join(self)
+        _log.info("%s is connected", self)
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
@@ -141,6 +142,7 @@ class Session:
                     tasks.cancel_scope.cancel()
         finally:
             self._engine.leave(self)
+            _log.info("%s is disconnected", self)
         await self.outbox.say_goodbye(*self._last_words)
 
     def end(self, code: int, reason: str, frame: FromGateway | None = None) -> None:

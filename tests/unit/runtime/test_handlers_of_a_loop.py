@@ -6,6 +6,7 @@ import pytest
 
 from workerctx import JobRegistry, WorkerConfig, WorkerLoop
 from workerctx.errors import InvalidTransition, Snooze, WorkerError
+from workerctx.queue import EnqueueRequest
 
 
 async def test_handlers_are_added_to_a_loop_before_it_runs(jobs):
@@ -61,3 +62,28 @@ async def test_a_worker_logs_what_fails(jobs, burst, at_once, caplog):
         told[1].message == f"fragile {handle.id} (run 2): failed for good, the job is dead: ValueError: the leg broke"
     )
     assert all(record.exc_info[1].args == ("the leg broke",) for record in told)
+
+
+@pytest.mark.parametrize("kind", ["sync", "layered", "unreadable"])
+async def test_tracebacks_begin_with_the_users_code(jobs, burst, kind):
+    """What is stored of a failure leaves out how the worker came to the handler, unless nothing else is there."""
+
+    async def passing(request, call_next):
+        return await call_next(request)
+
+    @jobs.register(name="sync", max_attempts=1)
+    def sync() -> None:
+        raise ValueError("broken")
+
+    @jobs.register(name="layered", max_attempts=1, layers=[passing])
+    async def layered() -> None:
+        raise ValueError("broken")
+
+    @jobs.register(name="unreadable", max_attempts=1)
+    async def unreadable(number: int) -> None: ...
+
+    job_id = (await jobs.storage.jobs.enqueue(EnqueueRequest(kind, payload={}))).id
+    await burst()
+    traceback = (await jobs.storage.jobs.get(job_id)).error.traceback
+    first = next(line for line in traceback.splitlines() if line.startswith("  File "))
+    assert ("test_handlers_of_a_loop.py" in first) is (kind != "unreadable")
