@@ -14,6 +14,8 @@ from workerctx.queue import WorkerCommand
 from workerctx.runtime.persist import keep_on
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workerctx.lifecycle import WorkerContext
     from workerctx.queue import WorkerInfo, Workers
     from workerctx.runtime.desk import Desk
@@ -47,21 +49,22 @@ class Presence:
                 _log.warning("worker %r could not take its name off the list: %s", self._context.name, exc)
 
     async def _beat(self) -> None:
-        in_flight = self._desk.in_flight
         if not self._entered:
             await self._workers.register(self._info)
             self._entered = True
             return
-        self._context.emit(HeartBeat(in_flight=in_flight))
+        self._context.emit(HeartBeat(in_flight=self._desk.in_flight))
         try:
-            commands = await self._workers.heartbeat(
-                self._info.id, state=self._context.state.value, in_flight=in_flight
-            )
+            # Who sent a command should soon see what came of it.
+            while commands := await self._show():
+                for command in commands:
+                    self._obey(command)
         except WorkerNotFound:
             await self._workers.register(self._info)
-            return
-        for command in commands:
-            self._obey(command)
+
+    async def _show(self) -> Sequence[WorkerCommand]:
+        context = self._context
+        return await self._workers.heartbeat(self._info.id, state=context.state.value, in_flight=self._desk.in_flight)
 
     def _obey(self, command: WorkerCommand) -> None:
         _log.info("worker %r was sent the command %s", self._context.name, command.value)

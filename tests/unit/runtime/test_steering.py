@@ -9,13 +9,12 @@ import anyio
 
 from workerctx.lifecycle import HeartBeat
 from workerctx.queue import JobState, WorkerCommand, WorkerInfo
+from workerctx.runtime import WorkerConfig, WorkerLoop
+from workerctx.service import JobRegistry
 from workerctx.testing import advance, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from workerctx.runtime import WorkerLoop
-    from workerctx.service import JobRegistry
 
 
 async def test_a_paused_loop_begins_nothing_and_resumes(
@@ -175,6 +174,27 @@ async def test_commands_from_elsewhere(jobs: JobRegistry, serving: Callable[...,
         await workers.send(loop.worker_id, WorkerCommand.STOP)
         await eventually(lambda: loop.context.is_stopped)
     assert loop.context.reason == "remote command"
+
+
+async def test_a_command_is_seen_to_be_obeyed_at_once(virtual_time: Callable[[], float]) -> None:
+    """W10: the list shows a worker paused as soon as it is, not at its next heartbeat."""
+    jobs = JobRegistry("memory://")
+
+    @jobs.register
+    async def nothing() -> None: ...
+
+    async with jobs, WorkerLoop(jobs, WorkerConfig(heartbeat=20, lease_ttl=60)) as loop:
+        workers = jobs.storage.workers
+
+        async def paused() -> bool:
+            return [worker.state for worker in await workers.list()] == ["paused"]
+
+        await wait_until(lambda: _only(workers, loop.worker_id))
+        await workers.send(loop.worker_id, WorkerCommand.PAUSE)
+        await wait_until(lambda: loop.context.is_paused, 60)
+        began = virtual_time()
+        await wait_until(paused)
+        assert virtual_time() - began < 1
 
 
 async def test_a_worker_that_was_silent_for_a_minute_is_taken_off_the_list(jobs: Any, serving: Any) -> None:
