@@ -286,6 +286,8 @@ class JobQueue(Protocol):
     async def prune(self, retention: Seconds, *, states: Collection[JobState] | None = None) -> int:
         """Remove jobs that finished more than ``retention`` seconds ago.
 
+        One stays as long as a job that depends on it has not ended, since that needs its output.
+
         Args:
             retention: Seconds or a timedelta.
             states: Which final states; None for all three.

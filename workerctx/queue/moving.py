@@ -123,7 +123,7 @@ async def move(
 async def give_back(source: Storage) -> int:
     """Put what is on its way to another store back where it came from, because that store is gone for good.
 
-    What had arrived there after all is then at both.
+    What had arrived there after all is then at both, and runs at both if somebody serves that store again.
 
     Args:
         source: An open Storage.

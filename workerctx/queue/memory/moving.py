@@ -20,7 +20,6 @@ from workerctx.queue.cargo import (
     check_target,
     key_held,
 )
-from workerctx.queue.codec import encode_json
 from workerctx.queue.ids import new_id
 from workerctx.queue.memory import steering
 from workerctx.queue.memory.limits import Bucket
@@ -148,15 +147,15 @@ def _leaving(change: Change, limit: int, *, history: bool) -> list[QueuedJob]:
 
 def _family(change: Change, job: QueuedJob) -> list[QueuedJob]:
     """Return a job, those it depends on and those that wait for it, and theirs."""
-    jobs = change.table.jobs
-    if not job.depends_on and not change.graph.children(job.id):
+    table = change.table
+    if not job.depends_on and not table.children(job.id):
         return [job]
     found = {job.id: job}
     left = [job]
     while left:
         one = left.pop()
-        for name in (*one.depends_on, *change.graph.children(one.id)):
-            relative = jobs.get(name)
+        for name in (*one.depends_on, *table.children(one.id)):
+            relative = table.jobs.get(name)
             if relative is not None and name not in found:
                 found[name] = relative
                 left.append(relative)
@@ -175,8 +174,6 @@ def _enter(change: Change, batch: Batch) -> dict[str, str]:
             parent for parent in job.depends_on if parent in states and not states[parent].is_final
         } | graph.unfinished_parents(job)
         arrived = transitions.arrive(job, change.now, waiting=bool(waits_for), reason=reason)
-        if job.upstream_outputs:
-            table.upstream[job.id] = {name: encode_json(value) for name, value in job.upstream_outputs.items()}
         if reason is not None:
             reasons[job.id] = reason
             refused.append(arrived)
@@ -187,7 +184,6 @@ def _enter(change: Change, batch: Batch) -> dict[str, str]:
             table.put(arrived)
             if arrived.state is JobState.BLOCKED:
                 graph.wait_for(arrived, waits_for)
-    _hand_down(change, batch)
     for job in refused:
         graph.settle(change, job)
     return reasons
@@ -199,12 +195,3 @@ def _reason(change: Change, job: QueuedJob) -> str | None:
         return transitions.workflow_cancelled(job.workflow_id)
     holder = None if job.unique_key is None else table.unique.get(job.unique_key)
     return None if job.unique_key is None or holder is None else key_held(job.unique_key, holder)
-
-
-def _hand_down(change: Change, batch: Batch) -> None:
-    """Give jobs the outputs of those that they depend on."""
-    table = change.table
-    for job in batch.jobs:
-        for parent in map(table.jobs.get, job.depends_on):
-            if parent is not None and parent.result_json is not None:
-                table.upstream.setdefault(job.id, {})[parent.id] = parent.result_json

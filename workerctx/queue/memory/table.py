@@ -19,7 +19,7 @@ from workerctx.queue.memory.line import Line
 from workerctx.queue.model import FINAL_STATES, JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
 
     from workerctx.queue.memory.line import Group, Labels
     from workerctx.queue.model import QueuedJob
@@ -62,7 +62,7 @@ class Table:
         self.workflows: dict[str, dict[str, None]] = {}
         self.cancelled_workflows: set[str] = set()
         self.paused: dict[str, float | None] = {}
-        self.upstream: dict[str, dict[str, bytes]] = {}
+        self._children: dict[str, dict[str, None]] = {}
         self._watchers: dict[str, list[Latch]] = {}
         self._counts: dict[str, dict[JobState, int]] = {}
         self._expiring: list[tuple[float, str]] = []
@@ -129,15 +129,26 @@ class Table:
             del members[job.id]
             if not members:
                 del self.workflows[job.workflow_id]
-        self.upstream.pop(job.id, None)
+        self._part(job)
         self._tell_watchers(job.id)
 
     def _open(self, job: QueuedJob) -> None:
         if job.unique_key is not None:
             self.unique[job.unique_key] = job.id
+        for parent_id in job.depends_on:
+            self._children.setdefault(parent_id, {})[job.id] = None
+
+    def _part(self, job: QueuedJob) -> None:
+        for parent_id in job.depends_on:
+            siblings = self._children.get(parent_id)
+            if siblings is not None:
+                siblings.pop(job.id, None)
+                if not siblings:
+                    del self._children[parent_id]
 
     def _close(self, job: QueuedJob) -> None:
         self._finished[job.state][job.id] = None
+        self._part(job)
         if job.unique_key is not None and self.unique.get(job.unique_key) == job.id:
             del self.unique[job.unique_key]
         self._tell_watchers(job.id)
@@ -216,11 +227,15 @@ class Table:
         )
 
     def _outputs_for(self, job: QueuedJob) -> dict[str, Any]:
-        outputs = dict(self.upstream.get(job.id, {}))
-        for parent in map(self.jobs.get, job.depends_on):
-            if parent is not None and parent.result_json is not None:
-                outputs[parent.id] = parent.result_json
-        return {parent: decode_json(raw) for parent, raw in outputs.items()}
+        return {
+            parent.id: decode_json(parent.result_json)
+            for parent in map(self.jobs.get, job.depends_on)
+            if parent is not None and parent.result_json is not None
+        }
+
+    def children(self, job_id: str) -> Collection[str]:
+        """Return the jobs that depend on a job and have not ended."""
+        return self._children.get(job_id, ())
 
     def counts(self, queue: str | None = None) -> dict[JobState, int]:
         """Return how many jobs are in each state."""
@@ -265,12 +280,13 @@ class Table:
                 yield self.jobs[place[1]]
 
     def oldest_finished(self, state: JobState, before: float, limit: int) -> list[QueuedJob]:
-        """Return up to ``limit`` jobs that finished before a moment, oldest first."""
+        """Return up to ``limit`` jobs that finished before a moment and that nobody needs, oldest first."""
 
         def is_older(job: QueuedJob) -> bool:
             return job.finished_at is not None and job.finished_at < before
 
-        return list(islice(takewhile(is_older, map(self.jobs.__getitem__, self._finished[state])), limit))
+        older = takewhile(is_older, map(self.jobs.__getitem__, self._finished[state]))
+        return list(islice((job for job in older if job.id not in self._children), limit))
 
     def _expire_later(self, job_id: str, moment: float) -> None:
         heappush(self._expiring, (moment, job_id))

@@ -46,6 +46,22 @@ class TestMovingFamilies:
         job, _ = await take(target)
         assert (job.id, job.upstream_outputs) == (child, {parent: {"n": 1}})
 
+    async def test_outputs_of_long_ago_come_along(self, pair: Pair) -> None:
+        """Q2: what a job needs the output of is not pruned before it has ended, and moves with it until then."""
+        source, target = pair.source, pair.target
+        parent = await add(source, "parent")
+        child, sibling = [await add(source, "child", depends_on=[parent]) for _ in range(2)]
+        await source.jobs.complete((await take_lease(source)).id, "out")
+        await advance(source, 100)
+        assert await source.jobs.prune(50) == 0
+        await pair.carry(limit=1)
+        for expected in (child, sibling):
+            job, lease = await take(target)
+            assert (job.id, job.upstream_outputs) == (expected, {parent: "out"})
+            await target.jobs.complete(lease.id, "done")
+        await advance(target, 100)
+        assert await target.jobs.prune(50) == len((parent, child, sibling))
+
     async def test_a_running_relative_holds_them_up(self, pair: Pair) -> None:
         """Q2: as long as one of them is running all stay; others go meanwhile."""
         source = pair.source
