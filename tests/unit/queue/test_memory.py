@@ -182,7 +182,7 @@ class TestSize:
                 await advance(storage, 1)
                 await storage.jobs.prune(0)
             table = storage._session.store.table
-            assert (table.jobs, table.unique, table.workflows, table.held, table.upstream) == ({}, {}, {}, {}, {})
+            assert (table.jobs, table.unique, table.workflows, table.held, table._children) == ({}, {}, {}, {}, {})
             assert sum(len(group.ready) + len(group.later) for group in table.line("default").all()) < 3000
             assert len(table._expiring) < 3000
 
