@@ -101,8 +101,10 @@ class Exchange:
             line.scope.cancel()
 
     def feed(self, session: Session) -> None:
-        """Claim for a worker, which may have room, at the next opportunity."""
-        self._lines[session.profile].hungry[session] = None
+        """Claim for a worker, as much as it wants, at the next opportunity."""
+        line = self._lines[session.profile]
+        line.queue(session)
+        line.look |= line.narrow
         self._nudge()
 
     async def watch(self, line: Line) -> None:
@@ -266,7 +268,7 @@ class Exchange:
     def _claiming(self, line: Line) -> Generator[Claim]:
         """Ask for as much as a line can take, and hand out what comes."""
         claim = Claim(self._request(line))
-        line.look = False  # a wake-up during the claim sets it again
+        line.look, line.narrow = False, bool(claim.request.kind_limits)  # a wake-up during the claim sets it again
         try:
             yield claim
         except BaseException:

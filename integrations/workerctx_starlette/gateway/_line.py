@@ -36,8 +36,10 @@ class Line:
 
     Attributes:
         sessions: All of them.
-        hungry: Those that may have room, in the order in which they said so.
+        hungry: Those that want more than they got, in the order in which they said so; not all of them have room, as
+            one that holds as much as it may waits here until the store has heard of some of that.
         look: Whether there may be jobs for them that were not seen yet.
+        narrow: Whether the last look left out kinds that nobody had room for.
         scope: Around the task that hears wake-ups for them.
     """
 
@@ -45,16 +47,19 @@ class Line:
     sessions: dict[Session, None] = field(factory=dict["Session", None], init=False)
     hungry: dict[Session, None] = field(factory=dict["Session", None], init=False)
     look: bool = field(default=True, init=False)
+    narrow: bool = field(default=False, init=False)
     scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
+
+    def queue(self, session: Session) -> None:
+        """Let a worker wait for jobs if it wants any; one that waits already keeps its place."""
+        if session.wanted > 0:
+            self.hungry[session] = None
+        else:
+            self.hungry.pop(session, None)
 
     def has_room(self) -> bool:
         """Tell whether any of its workers can take a job now."""
-        while self.hungry:
-            session = next(iter(self.hungry))
-            if session.free > 0:
-                return True
-            del self.hungry[session]
-        return False
+        return any(session.free > 0 for session in self.hungry)
 
     def room(self) -> int:
         """Return how many jobs to claim now."""
@@ -67,9 +72,9 @@ class Line:
 
     def kind_limits(self) -> dict[str, int]:
         """Return how many jobs of each kind there is room for; a kind that one worker does not limit is left out."""
-        if not all(session.kind_limits for session in self.hungry):
+        sessions = [session for session in self.hungry if session.free > 0]
+        if not all(session.kind_limits for session in sessions):
             return {}
-        sessions = list(self.hungry)
         limited = set[str]().union(*(session.kind_limits for session in sessions))
         return {
             kind: min(_LARGEST_CLAIM, sum(session.kind_limits[kind] for session in sessions))
@@ -88,7 +93,7 @@ class Line:
         return self._deal_among(list(self.hungry), rest) if rest else ()
 
     def _deal_among(self, sessions: Sequence[Session], jobs: Sequence[Claimed]) -> Sequence[Claimed]:
-        heap = [_Place(session, number) for number, session in enumerate(sessions)]
+        heap = [_Place(session, number) for number, session in enumerate(sessions) if session.free > 0]
         heapq.heapify(heap)
         rest: list[Claimed] = []
         for claimed in jobs:
@@ -105,7 +110,8 @@ class Line:
         for place in heap:
             if place.jobs:
                 place.session.give(place.jobs)
-                self.hungry[place.session] = self.hungry.pop(place.session)  # behind those that wait longer
+                del self.hungry[place.session]  # it goes behind those that wait longer
+                self.queue(place.session)
         return rest
 
 

@@ -111,11 +111,14 @@ class Session:
         return self.hello.worker_id
 
     @property
+    def wanted(self) -> int:
+        """How many more tasks it has asked for."""
+        return 0 if self._drained else self._allowance - self._sent
+
+    @property
     def free(self) -> int:
-        """How many more tasks it takes now."""
-        if self._drained:
-            return 0
-        return min(self._allowance - self._sent, self._engine.config.max_concurrency - len(self.holdings))
+        """How many more tasks it takes now, which is what it wants unless it holds too much."""
+        return min(self.wanted, self._engine.config.max_concurrency - len(self.holdings))
 
     @property
     def _most_leases(self) -> int:
@@ -288,8 +291,7 @@ class Session:
         if self._doubtful:
             lost, self._doubtful = tuple(self._doubtful), set()
             self.outbox.put(HeartbeatAck(lost=lost))
-        if self.free > 0:
-            self._engine.exchange.feed(self)
+        self._engine.exchange.feed(self)
 
     def _take_heartbeat(self, frame: Heartbeat) -> None:
         check_name("its state", frame.state)

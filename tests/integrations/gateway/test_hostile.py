@@ -319,6 +319,18 @@ async def test_credit_is_capped(gateway, storage, peer_of):
         await worker.hear(Task)
 
 
+async def test_credit_beyond_the_cap_is_not_forgotten(gateway, storage, peer_of):
+    """R7: a worker that holds as much as it may gets more once an outcome is stored, without asking again."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await storage.jobs.enqueue_bulk([EnqueueRequest("resize")] * 5)
+        tasks = await worker.tasks(2, free=1000)
+        await worker.say(*(Result(task.lease_id) for task in tasks), Credit(2, 1000))
+        for _ in range(3):
+            task = await worker.hear(Task)
+            await worker.say(Result(task.lease_id))
+
+
 async def test_a_stolen_lease_helps_nobody(url, storage, peer_of):
     """Q1: a lease of somebody else's worker can neither be finished nor held by who has learnt its id."""
     identities = {"a" * 20: Identity("me"), "b" * 20: Identity("you")}

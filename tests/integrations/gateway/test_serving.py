@@ -106,6 +106,18 @@ async def test_limits_of_kinds_hold_back_only_these(gateway, storage, peer_of):
         assert not [frame for frame in bounded.heard if isinstance(frame, Task)]
 
 
+async def test_room_for_a_kind_that_was_full_is_filled_at_once(url, storage, peer_of):
+    """W6: a run of a limited kind that ends makes room for the next one, which waits for no poll."""
+    config = GatewayConfig(poll_interval=3600)
+    gateway = Gateway(url, authenticate=bearer_tokens({"a" * 20: Identity("tests")}), config=config)
+    async with gateway, peer_of(gateway, "a" * 20) as worker:
+        await worker.register()
+        await enqueue(storage, 3)
+        for received in range(3):
+            await worker.say(Credit(received, 10, kind_limits={"resize": 1}))
+            await worker.say(Result((await worker.hear(Task)).lease_id))
+
+
 async def test_jobs_are_dealt_out_by_room(gateway, storage, peer_of):
     """R7: what is claimed for several workers together goes to those that have most room."""
     async with gateway, peer_of(gateway) as small, peer_of(gateway) as large:
