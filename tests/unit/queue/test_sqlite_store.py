@@ -24,6 +24,7 @@ from workerctx.errors import (
 )
 from workerctx.queue import CompleteLease, EnqueueRequest, JobState, ReleaseLease, Workflow, connect
 from workerctx.queue.sqlite import connection as connection_module
+from workerctx.queue.sqlite import line as line_module
 from workerctx.queue.sqlite import migrate
 from workerctx.queue.sqlite.ear import FALLBACK, _socket_folder
 from workerctx.queue.sqlite.schema import MIGRATIONS
@@ -595,7 +596,7 @@ def test_a_new_file_that_somebody_has_locked_is_waited_for(path, monkeypatch):
         pauses.append(seconds)
         holder.execute("COMMIT")
 
-    monkeypatch.setattr(connection_module.time, "sleep", pause)
+    monkeypatch.setattr(line_module.time, "sleep", pause)
     connection_module.Database(path).prepare()
     assert len(pauses) == 1
     holder.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import attrs
 
 from workerctx.errors import InvalidRequest, QueueError, SchemaError, StoreBusy, StoreFull, StoreUnavailable
+from workerctx.queue.sqlite.line import WritersLine, tries
 from workerctx.queue.sqlite.schema import migrate
 
 if TYPE_CHECKING:
@@ -30,17 +30,44 @@ _LEVELS: Final = frozenset({"off", "normal", "full", "extra"})
 _PREPARED: Final = 256
 _JOURNAL_BYTES: Final = 64 * 1024 * 1024
 _PRIMARY: Final = 0xFF
-_PAUSE: Final = 0.005
 
 
 class FileConnection(sqlite3.Connection):
-    """A connection that knows which file it has open.
+    """A connection that knows which file it has open, and writes when it is its turn.
 
     Attributes:
         file: Device and number of the file.
+        path: Where it is.
     """
 
     file: tuple[int, int]
+    path: Path
+    _line: WritersLine | None = None
+
+    def begin(self) -> sqlite3.Cursor:
+        """Begin a transaction that writes, and return its cursor.
+
+        Raises:
+            sqlite3.OperationalError: Others wrote for `BUSY_TIMEOUT` seconds, or something else was wrong.
+        """
+        cursor = self.cursor()
+        if self._line is None:
+            # SQLite's own way to wait knows no order.
+            cursor.execute("PRAGMA busy_timeout = 0")
+            self._line = WritersLine(self.path)
+        if not _unless_busy(cursor, "BEGIN IMMEDIATE"):
+            try:
+                self._line.move_up()
+                _insist(cursor, "BEGIN IMMEDIATE")
+            finally:
+                self._line.leave()
+        return cursor
+
+    def close(self) -> None:
+        """Close the connection."""
+        super().close()
+        if self._line is not None:
+            self._line.close()
 
 
 @attrs.frozen
@@ -88,7 +115,8 @@ class Database:
                 cached_statements=_PREPARED,
                 factory=FileConnection,
             )
-            _use_wal(connection)
+            connection.path = self.path
+            _insist(connection.cursor(), "PRAGMA journal_mode = WAL")
             connection.file = self._file()
             self._check_store(connection)
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
@@ -160,18 +188,23 @@ class Database:
         return StoreUnavailable(f"SQLite could not do it on {self.path}: {error}")
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Have a new file use a write-ahead log; where SQLite itself does not wait for others, this does."""
-    deadline = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        else:
+def _insist(cursor: sqlite3.Cursor, statement: str) -> None:
+    """Execute a statement as soon as nobody is in the way, where SQLite itself does not wait."""
+    for _ in tries(BUSY_TIMEOUT):
+        if _unless_busy(cursor, statement):
             return
-        time.sleep(_PAUSE)
+    cursor.execute(statement)
+
+
+def _unless_busy(cursor: sqlite3.Cursor, statement: str) -> bool:
+    """Execute a statement; False if others are in the way."""
+    try:
+        cursor.execute(statement)
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 _MEANINGS: Final[dict[int, Callable[[Path, sqlite3.Error], QueueError]]] = {

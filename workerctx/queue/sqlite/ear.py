@@ -7,16 +7,11 @@ every `FALLBACK` seconds, for writers that send no datagrams.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import selectors
 import socket
 import sqlite3
-import stat
-import tempfile
 import threading
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -24,10 +19,12 @@ import msgspec
 
 from workerctx.errors import QueueError
 from workerctx.queue.ids import new_id
+from workerctx.queue.sqlite.meeting import meeting_place, short_name
 from workerctx.queue.waking import EVERYTHING, Ear, News, WakeupHub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from workerctx.queue.sqlite.connection import Database, FileConnection
 
@@ -35,7 +32,7 @@ FALLBACK: Final = 0.5
 """Seconds between two looks at the change counter."""
 
 _LARGEST_DATAGRAM: Final = 8192
-_HAS_SOCKETS: Final = hasattr(socket, "AF_UNIX") and hasattr(os, "getuid")
+_HAS_SOCKETS: Final = hasattr(socket, "AF_UNIX")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(News).decode
@@ -184,16 +181,11 @@ def _send(folder: Path, own: str, news: News) -> None:
 
 def _socket_folder(database: Path, namespace: str) -> Path | None:
     """Return the folder for the sockets of a namespace, made if need be; None if there is no safe one."""
-    user = os.getuid()
-    base = Path(tempfile.gettempdir()) / f"workerctx-{user}"
-    place = f"{os.path.realpath(database)}?{namespace}"
-    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
+    place = meeting_place()
+    if place is None:
+        return None
+    folder = place / short_name(database, namespace)
     try:
-        base.mkdir(mode=0o700, exist_ok=True)
-        found = base.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
-            return None
-        folder = base / name
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError:
         return None

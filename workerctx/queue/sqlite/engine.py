@@ -63,8 +63,7 @@ class Writer:
         self._connection.close()
 
     def _commit(self, calls: Sequence[Call[Any]]) -> SqliteTransaction:
-        cursor = self._connection.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
+        cursor = self._connection.begin()
         tx = SqliteTransaction(cursor, self._ns, self._groups, listening=bool(self._broadcast))
         for step in steps(calls):
             self._guarded(tx, step)

@@ -51,8 +51,7 @@ class SqliteRenewer:
             connection = self._connection = self._database.connect()
         try:
             self._database.check_file(connection)
-            cursor = connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
+            cursor = connection.begin()
             renewed = renew(SqliteTransaction(cursor, self._ns, Groups()), lease_ids, extend_by)
             cursor.execute("COMMIT")
         except (sqlite3.Error, StoreUnavailable) as exc:

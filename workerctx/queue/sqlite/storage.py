@@ -82,7 +82,9 @@ class SqliteStorage(SqlStorage):
         try:
             connection = self._database.connect()
             try:
-                connection.execute(ADD_NAMESPACE, (self.namespace,))
+                if connection.execute(FIND_NAMESPACE, (self.namespace,)).fetchone() is None:
+                    connection.begin().execute(ADD_NAMESPACE, (self.namespace,))
+                    connection.commit()
                 (ns,) = connection.execute(FIND_NAMESPACE, (self.namespace,)).fetchone()
                 (self._callers.store_id,) = connection.execute(STORE_ID).fetchone()
             finally:
