@@ -1,4 +1,7 @@
-"""Remote workers over loopback: jobs per second through one gateway, idle round trip, and the cost of idle sessions."""
+"""Remote workers over loopback: jobs per second through one gateway, idle round trip, and the cost of idle sessions.
+
+Every step has a time after which the bench gives up and says what it waited for.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ import os
 import re
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import anyio
 
 from tests.bench.loop import Worker as Measured
 from tests.bench.measure import machine, table
+from tests.integrations.gateway.processes import Process as Heard
 from workerctx import JobCtx, JobRegistry
 from workerctx.queue import EnqueueRequest, JobState, connect, new_id
 from workerctx.remote import Credentials, RemoteConfig
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 TOKEN = "a token for the bench"
 CLIENTS = 4
+PATIENCE = 60.0
+"""Seconds that a round may take; each takes a few."""
 
 jobs = JobRegistry("memory://")
 """What the worker process runs; its jobs come from the gateway."""
@@ -40,35 +45,25 @@ async def noop(ctx: JobCtx, number: int) -> None:
     """Do nothing, with a context and a timeout."""
 
 
-class Process(Measured):
+class Process(Heard, Measured):
     """A process that this bench starts, and what it costs."""
-
-    def __init__(self, *arguments: str, expect: str, **environ: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "WORKERCTX_TOKEN": TOKEN, **environ},
-        )
-        assert self.process.stderr is not None
-        found = None
-        while found is None:
-            line = self.process.stderr.readline()
-            assert line, f"{arguments} ended before it said {expect!r}"
-            found = re.search(expect, line)
-        self.found = found.group(0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=60)
 
     def rss(self) -> float:
         """Return its resident memory now, in megabytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+
+
+@contextmanager
+def started(*arguments: str, expect: str) -> Generator[tuple[Process, str]]:
+    """Run a process of a module; yields it and what it said that was expected."""
+    process = Process(Path.cwd(), "-m", *arguments, WORKERCTX_TOKEN=TOKEN)
+    try:
+        yield process, process.expect(expect)[0]
+        process.ends()
+    finally:
+        process.process.kill()
+        process.ends(None)
 
 
 @contextmanager
@@ -78,15 +73,15 @@ def gateway(folder: str) -> Generator[tuple[Process, str, str]]:
     tokens = Path(folder) / "tokens"
     tokens.write_text(f"bench default {TOKEN}\n")
     options = ("--storage", url, "--token-file", str(tokens), "--port", "0")
-    with Process("workerctx", "gateway", *options, expect=r"ws://\S+") as process:
-        yield process, process.found, url
+    with started("workerctx", "gateway", *options, expect=r"ws://\S+") as (process, address):
+        yield process, address, url
 
 
 @contextmanager
 def worker(address: str, concurrency: int, backend: str) -> Generator[Process]:
     """Run a worker of this module in a process."""
     options = ("tests.bench.remote:jobs", "--remote", address, "-c", str(concurrency), "--backend", backend)
-    with Process("workerctx", "worker", *options, expect="registered with the gateway") as process:
+    with started("workerctx", "worker", *options, expect="registered with the gateway") as (process, _):
         yield process
 
 
@@ -101,7 +96,9 @@ async def throughput(url: str, number: int) -> float:
         async with storage.jobs.wakeups((), finished=True) as wakeups:
             began = time.perf_counter()
             await storage.jobs.resume_queue("default")
-            while (await storage.jobs.counts())[JobState.SUCCEEDED] < done + number:
+            while (counts := await storage.jobs.counts())[JobState.SUCCEEDED] < done + number:
+                seconds = time.perf_counter() - began
+                assert seconds < PATIENCE, f"not all of {number} jobs have succeeded within {seconds:.0f} s: {counts}"
                 await wakeups.wait(1.0)
                 await anyio.sleep(0.05)  # looking costs the store, too
             return number / (time.perf_counter() - began)
@@ -161,7 +158,7 @@ def of_sessions(options: argparse.Namespace, folder: str) -> Generator[tuple[str
         share = str(options.sessions // CLIENTS)
         for _ in range(CLIENTS):
             arguments = ("tests.bench", "remote", "--hold", address, "--sessions", share)
-            stack.enter_context(Process(*arguments, expect="all are registered"))
+            stack.enter_context(started(*arguments, expect="all are registered"))
         time.sleep(5.0)
         used = process.cpu()
         time.sleep(options.idle)

@@ -45,6 +45,9 @@ class GatewayServer:
     url: str = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        # Connections inherit this; asyncio sees to it only where the listening socket was made for TCP by name. Without
+        # it a job waits until its worker's system has confirmed what was sent before, which takes 40 ms.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = self._socket.getsockname()[:2]
         scheme = "wss" if self._options.get("ssl_certfile") else "ws"
         self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

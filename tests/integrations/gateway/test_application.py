@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import anyio
 import pytest
 from starlette.applications import Starlette
@@ -15,6 +17,7 @@ from workerctx.remote.frames import Register, RegisterAck
 from workerctx.remote.wire import messages_of, worker_reader
 from workerctx_starlette import combine_lifespans, probes, worker_lifespan
 from workerctx_starlette.gateway import Gateway, Identity, bearer_tokens
+from workerctx_starlette.gateway._server import GatewayServer
 
 TOKEN = "a token that nobody guesses"
 
@@ -57,6 +60,17 @@ def test_a_gateway_is_an_application_of_its_own(url, backend):
         answer = client.get("/")
         assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
     assert gateway.context.is_finished
+
+
+def test_a_server_sends_at_once(url):
+    """W6: a job does not wait until its worker's system has confirmed what was sent before, as TCP does by default."""
+    gateway = Gateway(url, authenticate=bearer_tokens({TOKEN: Identity("tests")}))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        GatewayServer(gateway, listening, {})
+        with socket.create_connection(listening.getsockname()):
+            connection, _ = listening.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_store_that_cannot_be_opened_fails_the_start(tmp_path):
