@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -19,7 +18,7 @@ from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, FailLease
 from workerctx.runtime.desk import Run
 from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
-from workerctx.runtime.persist import keep_on
+from workerctx.runtime.persist import backoff, keep_on
 from workerctx.service.describe import describe
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
-_FIRST_BACKOFF: Final = 0.1
-_LONGEST_BACKOFF: Final = 3.0
 _LISTEN_AGAIN: Final = 1.0
 """Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
 _SILENCE: Final = 5.0
@@ -274,7 +271,7 @@ class Exchange:
             self._desk.amend(FailLease(finish.lease_id, describe(error)))
 
     async def _back_off(self, error: Exception) -> None:
-        seconds = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2**self._failures) * (0.5 + random.random() / 2)  # noqa: S311
+        seconds = backoff(self._failures)
         if not self._failures:
             _log.warning("worker %r cannot reach its store and tries again", self._context.name, exc_info=error)
         self._failures += 1

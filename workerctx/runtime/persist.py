@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -17,6 +18,18 @@ _log = logging.getLogger("workerctx")
 
 _IN_A_ROW: Final = 30.0
 """Seconds after which a chore that goes on for ever has put its last failure behind itself."""
+
+_FIRST_BACKOFF: Final = 0.1
+_LONGEST_BACKOFF: Final = 3.0
+_DOUBLINGS: Final = 5
+"""After so many of the first pause it is the longest."""
+
+
+def backoff(failures: int) -> float:
+    """Return the seconds until a store is asked again that had failed so often in a row before it failed now."""
+    # An outage of hours counts thousands of failures: the power is bounded before it is taken.
+    doublings = min(failures, _DOUBLINGS)
+    return min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2**doublings) * (0.5 + random.random() / 2)  # noqa: S311 - no secret
 
 
 async def keep_on(worker: str, purpose: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:

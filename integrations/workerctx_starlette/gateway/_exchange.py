@@ -8,7 +8,6 @@ served by one claim, and the jobs dealt out to those that have most room.
 from __future__ import annotations
 
 import logging
-import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,7 @@ from attrs import define, field
 
 from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, ReleaseLease
-from workerctx.runtime.persist import keep_on
+from workerctx.runtime.persist import backoff, keep_on
 from workerctx_starlette.gateway._line import Line, Profile
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
-_FIRST_BACKOFF: Final = 0.1
-_LONGEST_BACKOFF: Final = 3.0
 _LISTEN_AGAIN: Final = 1.0
 """Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
 _BEGINNING: Final = 0.05
@@ -326,7 +323,7 @@ class Exchange:
             self._stored_before, self._stored = self._stored, set()
 
     async def _back_off(self, error: Exception) -> None:
-        seconds = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2**self._failures) * (0.5 + random.random() / 2)  # noqa: S311
+        seconds = backoff(self._failures)
         if not self._failures:
             _log.warning(
                 "gateway %r cannot reach the store of namespace %r and tries again",
