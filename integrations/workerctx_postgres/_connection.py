@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -15,6 +16,7 @@ from workerctx.errors import (
     QueueError,
     SchemaError,
     StoreBusy,
+    StoreDenied,
     StoreFull,
     StoreUnavailable,
 )
@@ -83,13 +85,19 @@ class Database:
         """Open a connection on which every statement is a transaction unless BEGIN says otherwise.
 
         Raises:
-            StoreUnavailable: The server cannot be reached or lets nobody in.
+            StoreUnavailable: The server cannot be reached, or lets nobody in now.
+            StoreDenied: It does not let this user in, or not into this database.
         """
         conninfo = self.listen if listening and self.listen is not None else self.conninfo
         try:
             return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None if self.pooled else 0)
         except psycopg.Error as exc:
-            raise StoreUnavailable(f"cannot connect to {self.place}: {_sentence(exc)}") from exc
+            said = _sentence(exc)
+            if _REFUSAL.search(said):
+                raise StoreDenied(
+                    f"cannot connect to {self.place}: {said}: look at the URL and the server's pg_hba.conf"
+                ) from exc
+            raise StoreUnavailable(f"cannot connect to {self.place}: {said}") from exc
 
     def explain(self, error: psycopg.Error) -> QueueError:
         """Return our own error for one of the driver's."""
@@ -143,6 +151,12 @@ def is_lost(error: psycopg.Error) -> bool:
 
 CONFLICTS: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
 """Somebody else was faster: the same transaction, done again, sees what he did."""
+
+_REFUSAL: Final = re.compile(
+    r"authentication failed for user|no password supplied|no pg_hba\.conf entry|permission denied for database|"
+    r"(role|database) \".*\" does not exist|is not permitted to log in|no such (user|database)"
+)
+"""What servers and poolers say to whom they will not let in; psycopg knows no code of a connection that failed."""
 
 _SHUT_DOWN: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
 

@@ -69,7 +69,7 @@ def is_probe(scope: Scope, routes: Sequence[BaseRoute]) -> bool:
 def _started(worker: WorkerContext) -> tuple[bool, str]:
     if worker.outcome is Outcome.NEVER_STARTED:
         return False, "stopped before it started"
-    return (False, "not started yet") if worker.is_pending else (True, "started")
+    return (False, worker.ready_reason) if worker.is_pending else (True, "started")
 
 
 _JUDGES: Final[Mapping[str, Callable[[WorkerContext], tuple[bool, str]]]] = {

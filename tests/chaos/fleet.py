@@ -37,7 +37,6 @@ class Fleet:
 
     folder: Path
     dice: random.Random
-    outages: bool
     processes: dict[int, tuple[str, subprocess.Popen[bytes]]] = attrs.field(factory=dict)
     thaw: list[tuple[float, int]] = attrs.field(factory=list)
     leaving: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
@@ -90,15 +89,12 @@ class Fleet:
             self.start(role)
 
     def _replace_the_dead(self) -> None:
-        """Do what a service manager does with processes that end by themselves; they may if the store is not there."""
+        """Do what a service manager does with processes that end by themselves, which is wrong."""
         for pid, (role, process) in list(self.processes.items()):
             status = process.poll()
             if status is None:
                 continue
-            if status == 1 and self.outages:
-                self.deeds["starts without a store"] += 1
-            else:
-                self.wrong.append(f"a {role} ended by itself with {status}")
+            self.wrong.append(f"a {role} ended by itself with {status}")
             del self.processes[pid]
             self.start(role)
 
@@ -126,15 +122,10 @@ class Fleet:
                 process.kill()
                 status = process.wait()
             # A process that was asked to stop while it was starting has no handler yet.
-            if status not in {0, -signal.SIGTERM, *([1] if self.outages else [])}:
+            if status not in {0, -signal.SIGTERM}:
                 self.wrong.append(f"process {process.pid} was asked to stop and ended with {status}")
 
     def complaints(self) -> list[str]:
         """Return the last line of what each process said, if it should have said nothing."""
         said = [(path, path.read_text().strip()) for path in self.folder.glob("output-*.txt")]
-        # With a server that goes away, those that start meanwhile say so.
-        return [
-            f"{path.name}: {text.splitlines()[-1]}"
-            for path, text in said
-            if text and not (self.outages and any(name in text for name in ("StoreUnavailable", "StoreBusy")))
-        ]
+        return [f"{path.name}: {text.splitlines()[-1]}" for path, text in said if text]

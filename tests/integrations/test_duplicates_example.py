@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import queue
 import re
 import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integrations.processes import PythonProcess
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "duplicates.py"
-PATIENCE = 60.0
 
 FILES = 2000
 ODD_NAME = "with [brackets] and [bold] in it"
@@ -40,56 +36,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-class Run:
-    """The example as a process; its output is read line by line."""
-
-    def __init__(self, command: list[str], folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "TERM": "dumb", "COLUMNS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-        )
-        self.lines: list[str] = []
-        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
-            self._queue.put(line.rstrip())
-        self._queue.put(None)
-
-    def wait_for(self, part: str, times: int = 1) -> None:
-        """Wait until so many more lines had this in them."""
-        deadline = time.monotonic() + PATIENCE
-        while times:
-            try:
-                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                line = None
-            assert line is not None, f"no {part!r} in:\n{self.tail}"
-            times -= part in line
-
-    def ends(self) -> int:
-        """Wait for the end of the process and return its status."""
-        status = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return status
+class Run(PythonProcess):
+    """The example as a process."""
 
     @property
     def tail(self) -> str:
         """The end of the output, for messages."""
         return self.output[-1500:]
-
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
 
     def number(self, pattern: str) -> int:
         """Return the number that a pattern finds in the output."""
@@ -121,16 +74,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
     def start(*, slow: bool = False) -> Run:
-        run = Run([*(["-c", SLOW] if slow else []), str(EXAMPLE), str(tmp_path / "tree")], tmp_path)
+        command = [*(["-c", SLOW] if slow else []), str(EXAMPLE), str(tmp_path / "tree")]
+        run = Run(tmp_path, *command, PYTHONUNBUFFERED="1", TERM="dumb", COLUMNS="200")
         runs.append(run)
         return run
 
     yield start
     for run in runs:
-        run.process.kill()
-        run.ends()
-        assert run.process.stdout is not None
-        run.process.stdout.close()
+        run.discard()
 
 
 def assert_report_is_right(run: Run, hashed: int = FILES, unread: int = 0) -> None:
@@ -192,7 +143,7 @@ def test_ctrl_c_says_what_is_left_and_the_next_run_goes_on(tree: Path, start: Ca
     """Ctrl-C drains, says what is left, and the next run does exactly that."""
     interrupted = start(slow=True)
     interrupted.wait_for("hashing", times=32)
-    interrupted.process.send_signal(signal.SIGINT)
+    interrupted.signal(signal.SIGINT)
     (tree.parent / "go").touch()
     assert interrupted.ends() == 130, interrupted.tail
     left = interrupted.number(r"interrupted: (\d+) files are left")

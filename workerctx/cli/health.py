@@ -134,7 +134,7 @@ def health_of(worker: WorkerContext, pulse: Pulse, stuck_after: float) -> Health
 def _started(worker: WorkerContext) -> Verdict:
     if worker.outcome is Outcome.NEVER_STARTED:
         return Verdict(ok=False, reason="stopped before it started")
-    return Verdict(ok=False, reason="not started yet") if worker.is_pending else Verdict(ok=True, reason="started")
+    return Verdict(ok=False, reason=worker.ready_reason) if worker.is_pending else Verdict(ok=True, reason="started")
 
 
 class HealthServer:

@@ -159,7 +159,7 @@ class WorkerView:
         because = f": {now.reason}" if now.reason else ""
         match now.state:
             case WorkerState.PENDING:
-                return "not started yet"
+                return self._unready or "not started yet"
             case WorkerState.RUNNING:
                 return self._unready or "running"
             case WorkerState.PAUSED:

@@ -191,7 +191,11 @@ class Storage(Protocol):
     ) -> bool | None: ...
 
     def open_renewer(self) -> LeaseRenewer:
-        """Return a renewer for the leases of this storage."""
+        """Return a renewer for the leases of this storage.
+
+        Raises:
+            StoreClosed: The storage is not open.
+        """
         ...
 
     async def now(self) -> float:

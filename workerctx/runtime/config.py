@@ -114,6 +114,9 @@ class WorkerConfig:
         block_warning: Seconds that the event loop may be blocked before the blocker's stack is logged. Default: 1.
         overrun_warning: Seconds that a sync handler may run on after it was told to stop before its thread's stack is
             logged. Default: 5.
+        store_patience: Seconds that a start waits for a store that cannot be reached, as a restart would only meet the
+            same store; None, or ``none`` as a text, for no limit. One that refuses the user, or whose tables are not
+            ours, is not waited for. Default: no limit.
         labels: What this worker offers to jobs that require labels. Default: none.
 
     Raises:
@@ -133,6 +136,7 @@ class WorkerConfig:
     hard_limit: float = field(default=5.0, converter=_seconds)
     block_warning: float = field(default=1.0, converter=_seconds)
     overrun_warning: float = field(default=5.0, converter=_seconds)
+    store_patience: float | None = field(default=None, converter=_optional_seconds)
     labels: tuple[str, ...] = field(default=(), converter=_names)
 
     def __attrs_post_init__(self) -> None:
@@ -151,6 +155,10 @@ class WorkerConfig:
                 ),
                 (self.prefetch >= 0, f"prefetch must not be negative, and is {self.prefetch}"),
                 (self.grace is None or self.grace >= 0, f"grace must not be negative, and is {self.grace}"),
+                (
+                    self.store_patience is None or self.store_patience >= 0,
+                    f"store_patience must not be negative, and is {self.store_patience}",
+                ),
                 (self.hard_limit >= 0, f"hard_limit must not be negative, and is {self.hard_limit}"),
                 *(
                     (

@@ -27,6 +27,7 @@ from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
 from workerctx.runtime.exchange import Exchange
 from workerctx.runtime.leases import LeaseKeeper
+from workerctx.runtime.opening import opened
 from workerctx.runtime.overruns import LOOK_EVERY, Overruns
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.presence import Presence
@@ -124,12 +125,15 @@ class WorkerLoop(AsyncContextManagerMixin):
     async def run(self, *, burst: bool = False) -> None:
         """Serve jobs until the loop is stopped and drained.
 
+        A store that cannot be reached yet is waited for, as long as `WorkerConfig.store_patience` says.
+
         Args:
-            burst: stop as soon as there is nothing to claim and nothing runs; jobs that are not due are left.
+            burst: stop as soon as there is nothing to claim and nothing runs; jobs that are not due are left. A store
+                that cannot be reached is not waited for.
 
         Raises:
             WorkerFailed: the loop's infrastructure failed.
-            WorkerError: the registry has no handler.
+            WorkerError: the registry has no handler, or its store cannot be used.
             InvalidTransition: it was stopped before, or it ran already.
             KeyboardInterrupt: a handler left with it; its job was given back.
 
@@ -212,7 +216,7 @@ class WorkerLoop(AsyncContextManagerMixin):
         self._desk.open(Seating.of(self.jobs.handlers, self.config.concurrency_per_kind))
         self._warn_of_unknown_kinds()
         try:
-            async with self.jobs:
+            async with opened(self.jobs, self._context, 0.0 if self._burst else self.config.store_patience):
                 storage = self.jobs.storage
                 presence = self._presence(storage)
                 reports = ProgressReports(storage.jobs, self._desk)

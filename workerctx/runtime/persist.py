@@ -29,7 +29,7 @@ def backoff(failures: int) -> float:
     """Return the seconds until a store is asked again that had failed so often in a row before it failed now."""
     # An outage of hours counts thousands of failures: the power is bounded before it is taken.
     doublings = min(failures, _DOUBLINGS)
-    return min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2**doublings) * (0.5 + random.random() / 2)  # noqa: S311 - no secret
+    return min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0**doublings) * (0.5 + random.random() / 2)  # noqa: S311 - no secret
 
 
 async def keep_on(worker: str, purpose: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:

@@ -204,20 +204,6 @@ def test_several_event_loops_share_a_storage(redis_url):
     assert sorted(done) == ["asyncio", "own", "trio"]
 
 
-async def test_use_before_opening_and_after_closing_is_one_sentence(redis_url):
-    """A storage is open inside `async with`, once at a time, and can be opened again."""
-    storage = connect(redis_url())
-    with pytest.raises(StoreClosed):
-        storage.open_renewer()
-    for _ in range(2):
-        async with storage:
-            await storage.jobs.enqueue(EnqueueRequest("a"))
-            with pytest.raises(StoreClosed, match="already"):
-                await storage.__aenter__()
-    with pytest.raises(StoreClosed):
-        await storage.jobs.get("a")
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_forked_child_is_told_to_open_its_own(storage):
     """L34: after a fork the child's copy says so, and the parent's goes on."""

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
+from tests.integrations.processes import PATIENCE, PythonProcess
 from workerctx.queue import Constant, EnqueueRequest, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-PATIENCE = 30.0
 AT_ONCE = Constant(base=0, jitter=False)
 
 APP = """
@@ -117,70 +111,15 @@ async def leave() -> None:
 """
 
 
-class Worker:
-    """A worker process; its output is read line by line.
+class Worker(PythonProcess):
+    """A worker process."""
 
-    What several processes print is flushed, not unbuffered: then a line is one write, and lines do not mix.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *arguments: str,
-        module: str = "workerctx",
-        stderr: int = subprocess.STDOUT,
-        **environ: str,
-    ) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=folder,
-            env={**os.environ, "WORKERCTX_HEARTBEAT": "0.2", **environ},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
-            self._queue.put(line.rstrip())
-        self._queue.put(None)
-
-    def wait_for(self, part: str, times: int = 1) -> str:
-        """Wait until so many more lines had this in them and return the last of them."""
-        deadline = time.monotonic() + PATIENCE
-        line: str | None = ""
-        while times > 0:
-            try:
-                line = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                line = None
-            assert line is not None, f"no {part!r} in:\n{self.output}"
-            times -= line.count(part)
-        return line
+    def __init__(self, folder: Path, *arguments: str, module: str = "workerctx", **settings: Any) -> None:
+        super().__init__(folder, "-m", module, *arguments, **{"WORKERCTX_HEARTBEAT": "0.2", **settings})
 
     def child(self, number: int) -> int:
         """Wait until a supervisor says which process it has started in a place and return its process id."""
         return int(self.wait_for(f"worker {number} is process").rpartition(" ")[2])
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def ends(self) -> int:
-        """Wait for the end of the process, and of all that it started, and return its status."""
-        status = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        assert not self._reader.is_alive(), f"a process is left that writes to the same output:\n{self.output}"
-        return status
-
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
 
 
 @pytest.fixture
@@ -202,10 +141,7 @@ def start(folder: Path) -> Iterator[Callable[..., Worker]]:
 
     yield start
     for worker in workers:
-        worker.process.kill()
-        worker.ends()
-        assert worker.process.stdout is not None
-        worker.process.stdout.close()
+        worker.discard()
 
 
 @pytest.fixture

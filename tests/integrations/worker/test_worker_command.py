@@ -43,7 +43,7 @@ def test_a_handler_that_calls_sys_exit_ends_nothing(start: Any, enqueue: Any, jo
 
 
 @BACKENDS
-def test_a_killed_worker_loses_nothing(start: Any, enqueue: Any, job: Any, backend: str) -> None:
+def test_a_killed_worker_loses_nothing(start: Any, enqueue: Any, job: Any, eventually: Any, backend: str) -> None:
     """Q2, Q3: after SIGKILL another worker takes over when the lease is over; the attempt counts."""
     (running,) = enqueue("vanishing")
     ids = enqueue("quick", *({"number": number} for number in range(50)))
@@ -53,9 +53,7 @@ def test_a_killed_worker_loses_nothing(start: Any, enqueue: Any, job: Any, backe
     first.signal(signal.SIGKILL)
     first.ends()
     second = start("worker", "app:jobs", "--backend", backend, **settings)
-    deadline = time.monotonic() + PATIENCE
-    while not all(job(one).state.is_final for one in (running, *ids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: all(job(one).state.is_final for one in (running, *ids)))
     second.signal(signal.SIGTERM)
     assert second.ends() == 0, second.output
     found = job(running)

@@ -181,22 +181,6 @@ async def test_a_lock_that_is_held_too_long_is_busy_and_passes(path, monkeypatch
         assert (await storage.jobs.enqueue(EnqueueRequest("a"))).id
 
 
-async def test_use_before_opening_and_after_closing_is_one_sentence(path):
-    """A storage is open inside `async with`, once at a time, and can be opened again."""
-    storage = connect(f"sqlite:///{path}")
-    with pytest.raises(StoreClosed):
-        await storage.jobs.enqueue(EnqueueRequest("a"))
-    with pytest.raises(StoreClosed):
-        storage.open_renewer()
-    for _ in range(2):
-        async with storage:
-            await storage.jobs.enqueue(EnqueueRequest("a"))
-            with pytest.raises(StoreClosed, match="already"):
-                await storage.__aenter__()
-    with pytest.raises(StoreClosed):
-        await storage.jobs.get("a")
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_forked_child_is_told_to_open_its_own(storage):
     """L34: the threads of a storage do not survive a fork, and the child is told instead of waiting for them."""

@@ -495,9 +495,11 @@ async def test_a_handler_that_blocks_does_not_lose_the_session(jobs, serving, en
 
     def watch():
         blocked.wait(10)
-        before = loopback.peers[0].pending
-        time.sleep(0.4)
-        beats.append(loopback.peers[0].pending - before)
+        peer = loopback.peers[0]
+        before, deadline = peer.pending, time.monotonic() + 8
+        while peer.pending < before + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        beats.append(peer.pending - before)
         go.set()
 
     watcher = threading.Thread(target=watch)
@@ -680,10 +682,16 @@ async def test_a_stop_before_the_run_means_that_there_is_none(jobs, loopback, co
         pass
 
     loopback.closed = True
+    tries = []
+
+    def connect():
+        tries.append(1)
+        return loopback.connect()
+
     worker = Worker.builder(config).register(quick).build()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.run_with_connector_until, loopback.connect, anyio.sleep_forever())
-        await anyio.sleep(0.02)
+        tasks.start_soon(worker.run_with_connector_until, connect, anyio.sleep_forever())
+        await wait_until(lambda: tries)
         worker.shutdown()
     assert worker.context.outcome is Outcome.NEVER_STARTED
 

@@ -23,7 +23,12 @@ def test_defaults_are_valid_and_every_setting_is_documented() -> None:
     assert described.keys() == {setting.name for setting in fields(WorkerConfig)}
     for name, words in described.items():
         default = getattr(config, name)
-        shown = {"queues": "``default``", "labels": "none", "concurrency_per_kind": "no kind is limited"}.get(name)
+        shown = {
+            "queues": "``default``",
+            "labels": "none",
+            "concurrency_per_kind": "no kind is limited",
+            "store_patience": "no limit",
+        }.get(name)
         assert words.endswith(f"Default: {shown or format(default, 'g')}"), name
         assert not isinstance(default, float) or words.startswith("Seconds"), name
 

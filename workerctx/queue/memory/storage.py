@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import anyio.lowlevel
 
-from workerctx.errors import InvalidRequest, QueueError
+from workerctx.errors import InvalidRequest, StoreClosed
 from workerctx.queue.memory.clock import Calendar
 from workerctx.queue.memory.companions import MemoryRateLimits, MemoryRenewer, MemorySchedules, MemoryWorkers
 from workerctx.queue.memory.jobs import MemoryJobs
@@ -53,7 +53,7 @@ class MemoryStorage:
 
     async def __aenter__(self) -> Self:
         if self._session.is_open:
-            raise QueueError(f"{self!r} is open already: connect() again for another user of a shared store")
+            raise StoreClosed(f"{self!r} is open already: connect() again for another user of a shared store")
         await anyio.lowlevel.checkpoint()
         self._session.open()
         return self
@@ -64,7 +64,12 @@ class MemoryStorage:
         self._session.close()
 
     def open_renewer(self) -> MemoryRenewer:
-        """Return a renewer for the leases of this storage."""
+        """Return a renewer for the leases of this storage.
+
+        Raises:
+            StoreClosed: The storage is not open.
+        """
+        self._session.check_open()
         return MemoryRenewer(self._session)
 
     async def now(self) -> float:

@@ -106,15 +106,20 @@ class TestStorage:
             assert [limit.scope for limit in await again.rate_limits.list()] == ["slack"]
             assert [schedule.name for schedule in await again.schedules.list()] == ["tick"]
 
-    async def test_closed(self, storage_factory: StorageFactory) -> None:
-        """A Storage that is not open says so."""
+    async def test_it_is_open_inside_its_block(self, storage_factory: StorageFactory) -> None:
+        """A storage refuses to work before it is opened, after it was closed, and to be opened twice at a time."""
         storage = storage_factory()
         with pytest.raises(StoreClosed):
             await storage.jobs.enqueue(EnqueueRequest("work"))
-        async with storage:
-            await add(storage)
         with pytest.raises(StoreClosed):
-            await storage.jobs.claim("worker-1")
+            storage.open_renewer()
+        for _ in range(2):
+            async with storage:
+                await add(storage)
+                with pytest.raises(StoreClosed, match="already"):
+                    await storage.__aenter__()
+        with pytest.raises(StoreClosed):
+            await storage.jobs.get("gone")
 
     async def test_it_knows_its_name(self, storage: Storage) -> None:
         """A Storage tells where it is and which part of it it is."""
