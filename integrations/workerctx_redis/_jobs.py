@@ -97,7 +97,8 @@ class RedisJobs(JobQueueSkeleton):
     async def _renew_lease(self, lease_id: str, extend_by: float) -> Lease:
         found, now = await self._line.call(
             Operation(
-                ("renew", [split_lease(lease_id)], to_micros(extend_by)), lambda answer: (answer.result[0], answer.now)
+                ("renew", operations.lease_runs([lease_id]), to_micros(extend_by)),
+                lambda answer: (answer.result[0], answer.now),
             )
         )
         match found:
@@ -114,7 +115,7 @@ class RedisJobs(JobQueueSkeleton):
         return await self._line.call(renewal(lease_ids, extend_by))
 
     async def _set_progress(self, lease_id: str, stored: bytes) -> None:
-        words = ("progress", split_lease(lease_id), stored.decode())
+        words = ("progress", *split_lease(lease_id), stored.decode())
         if not await self._line.call(Operation(words, _result)):
             raise LeaseLost(lease_id)
 
@@ -248,7 +249,7 @@ def renewal(lease_ids: Sequence[str], extend_by: float) -> Operation[Renewed]:
                 cancelled[lease] = CancelReason(details[0])
         return Renewed(tuple(lost), cancelled)
 
-    return Operation(("renew", [split_lease(lease) for lease in lease_ids], to_micros(extend_by)), read)
+    return Operation(("renew", operations.lease_runs(lease_ids), to_micros(extend_by)), read)
 
 
 def _result(answer: Answer) -> Any:
@@ -260,12 +261,16 @@ def _count(answer: Answer) -> int:
 
 
 def _job(answer: Answer) -> QueuedJob | None:
-    return to_job(answer.result, answer.groups, answer.now) if answer.result else None
+    return _shown(answer.result, answer)[0] if answer.result else None
+
+
+def _shown(columns: Sequence[Sequence[Any]], answer: Answer) -> list[QueuedJob]:
+    return [to_job(row, answer.groups, answer.now) for row in zip(*columns, strict=True)]
 
 
 def _jobs_and_cursor(answer: Answer) -> tuple[list[QueuedJob], str | None]:
-    rows, cursor = answer.result
-    return [to_job(row, answer.groups, answer.now) for row in rows], cursor or None
+    columns, cursor = answer.result
+    return _shown(columns, answer), cursor or None
 
 
 def _events(answer: Answer) -> tuple[list[JobEvent], bool]:

@@ -24,7 +24,7 @@ from workerctx_redis._records import split_lease, to_claimed
 from workerctx_redis._source import HOMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from workerctx.errors import QueueError
     from workerctx.queue.finish import Finish
@@ -109,7 +109,7 @@ def finish(finishes: Sequence[Finish], began: Collection[str]) -> Operation[list
     """Finish leases, each for itself."""
     batch = _Finishes(finishes)
     return Operation(
-        ("finish", batch.words, [split_lease(lease) for lease in began]),
+        ("finish", batch.runs, lease_runs(began)),
         lambda answer: batch.read(answer.result),
     )
 
@@ -123,7 +123,7 @@ def finish_one(how: Finish) -> Operation[None]:
         if error is not None:
             raise error
 
-    return Operation(("finish", batch.words, ()), read)
+    return Operation(("finish", batch.runs, ()), read)
 
 
 def finish_and_claim(
@@ -133,10 +133,10 @@ def finish_and_claim(
     batch = _Finishes(finishes)
 
     def read(answer: Answer) -> tuple[list[QueueError | None], list[Claimed]]:
-        outcomes, claimed = answer.result
-        return batch.read(outcomes), _claimed(order, answer, claimed)
+        problems, claimed = answer.result
+        return batch.read(problems), _claimed(order, answer, claimed)
 
-    words = ("finish_and_claim", batch.words, [split_lease(lease) for lease in began], _wanted(order))
+    words = ("finish_and_claim", batch.runs, lease_runs(began), _wanted(order))
     return Operation(words, read)
 
 
@@ -163,22 +163,42 @@ def _wanted(order: ClaimOrder) -> dict[str, Any]:
 
 
 def _claimed(order: ClaimOrder, answer: Answer, result: Any) -> list[Claimed]:
-    rows, credit = result
+    columns, credit = result
     order.turns.credit = credit
     request = order.request
-    return [to_claimed(row, answer.groups, answer.now, request.lease_ttl, began=request.began) for row in rows]
+    return [
+        to_claimed(row, answer.groups, answer.now, request.lease_ttl, began=request.began)
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def lease_runs(leases: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Return leases as the script wants them: runs of those that share a token, with the ids of their jobs."""
+    runs: list[tuple[str, list[str]]] = []
+    for lease in leases:
+        job_id, token = split_lease(lease)
+        if not runs or runs[-1][0] != token:
+            runs.append((token, []))
+        runs[-1][1].append(job_id)
+    return runs
 
 
 class _Finishes:
-    """Finishes as the script wants them, without those that are refused at once."""
+    """Finishes as the script wants them, without those that are refused at once.
 
-    __slots__ = ("_finishes", "_outcomes", "_sent", "words")
+    Attributes:
+        runs: Of different leases that share a token and end in the same way: token, ids of the jobs, the way, and
+            columns with the details of it.
+    """
+
+    __slots__ = ("_finishes", "_in_run", "_outcomes", "_sent", "runs")
 
     def __init__(self, finishes: Sequence[Finish]) -> None:
         self._finishes = finishes
         self._outcomes: list[QueueError | None] = [None] * len(finishes)
         self._sent: list[int] = []
-        self.words: list[tuple[Any, ...]] = []
+        self._in_run: set[str] = set()
+        self.runs: list[tuple[str, list[str], str, tuple[list[Any], ...]]] = []
         for place, how in enumerate(finishes):
             try:
                 transitions.check_finish(how)
@@ -186,14 +206,26 @@ class _Finishes:
                 self._outcomes[place] = exc
                 continue
             self._sent.append(place)
-            self.words.append(_finish_words(how))
+            self._add(how.lease_id, *_finish_words(how))
 
-    def read(self, problems: Sequence[Any]) -> list[QueueError | None]:
+    def _add(self, lease: str, word: str, *details: Any) -> None:
+        job_id, token = split_lease(lease)
+        run = self.runs[-1] if self.runs else None
+        # Of a lease that is finished twice the second time must find what the first one did.
+        if run is None or run[0] != token or run[2] != word or job_id in self._in_run:
+            run = (token, list[str](), word, tuple(list[Any]() for _ in details))
+            self.runs.append(run)
+            self._in_run.clear()
+        self._in_run.add(job_id)
+        run[1].append(job_id)
+        for column, detail in zip(run[3], details, strict=True):
+            column.append(detail)
+
+    def read(self, problems: Sequence[tuple[int, str]]) -> list[QueueError | None]:
         """Return what went wrong with each."""
         outcomes = list(self._outcomes)
-        for place, problem in zip(self._sent, problems, strict=True):
-            if not problem:
-                continue
+        for number, problem in problems:
+            place = self._sent[number]
             how = self._finishes[place]
             if problem == "scope" and isinstance(how, ThrottleLease):
                 outcomes[place] = UnknownScope(how.scope or "")
@@ -203,19 +235,18 @@ class _Finishes:
 
 
 def _finish_words(how: Finish) -> tuple[Any, ...]:
-    lease = split_lease(how.lease_id)
     match how:
         case CompleteLease():
-            return "complete", lease, how.outputs_json.decode()
+            return "complete", how.outputs_json.decode()
         case FailLease():
             delay = None if how.delay is None else to_micros(how.delay)
-            return "fail", lease, encode_json(how.error, "error").decode(), how.retryable, delay
+            return "fail", encode_json(how.error, "error").decode(), how.retryable, delay
         case ReleaseLease():
-            return "release", lease
+            return ("release",)
         case SnoozeLease():
-            return "snooze", lease, to_micros(how.delay)
+            return "snooze", to_micros(how.delay)
         case ThrottleLease():
-            return "throttle", lease, to_micros(how.retry_after), how.scope
+            return "throttle", to_micros(how.retry_after), how.scope
 
 
 # Steering -------------------------------------------------------------------

@@ -36,17 +36,17 @@ class Record(msgspec.Struct, array_like=True, gc=False):
     attempt: int
     max_attempts: int
     deliveries: int
-    parents: int | None = None
-    expires_at: int | None = None
-    unique_key: str | None = None
-    workflow_id: str | None = None
-    tenant_id: str | None = None
     lease: str | None = None
     worker_id: str | None = None
     began: int | None = None
     claimed_at: int | None = None
     finished_at: int | None = None
     cancel: CancelReason | None = None
+    parents: int | None = None
+    expires_at: int | None = None
+    unique_key: str | None = None
+    workflow_id: str | None = None
+    tenant_id: str | None = None
 
 
 _decode_record = msgspec.json.Decoder(Record).decode
@@ -108,13 +108,15 @@ def to_job(row: Sequence[Any], groups: Groups, now: int, *, unbegun: bool = Fals
         now: Store time, in microseconds.
         unbegun: Whether it was just claimed for a run that begins later; the number of that run is told already.
     """
-    return _build(row[0], _decode_record(row[1]), row, groups, now, unbegun=unbegun)
+    job_id, text, *stored = row
+    return _build(job_id, _decode_record(text), stored, groups, now, unbegun=unbegun)
 
 
 def to_claimed(row: Sequence[Any], groups: Groups, now: int, ttl: float, *, began: bool) -> tuple[QueuedJob, Lease]:
     """Return a job that was just claimed, and its lease."""
-    record = _decode_record(row[1])
-    job = _build(row[0], record, row, groups, now, unbegun=not began)
+    job_id, text, *stored = row
+    record = _decode_record(text)
+    job = _build(job_id, record, stored, groups, now, unbegun=not began)
     assert job.lease_id is not None
     granted = now / MICROSECONDS
     expires = (now + round(ttl * MICROSECONDS)) / MICROSECONDS
@@ -123,22 +125,22 @@ def to_claimed(row: Sequence[Any], groups: Groups, now: int, ttl: float, *, bega
 
 def from_outbox(entry: Sequence[Any], now: int) -> QueuedJob:
     """Return a job that has left its place: its id, record and group, then what else is stored of it."""
-    job_id, text, group, *rest = entry
+    job_id, text, group, payload, options, errors, progress, result = entry
     record = _decode_record(text)
-    row = (job_id, text, *rest, ())
-    return _build(job_id, record, row, {record.group: Group(*_decode_group(group))}, now, unbegun=False)
+    stored = (payload, options, errors, progress, (), result)
+    return _build(job_id, record, stored, {record.group: Group(*_decode_group(group))}, now, unbegun=False)
 
 
 def _build(
     job_id: str,
     record: Record,
-    row: Sequence[Any],
+    stored: Sequence[Any],
     groups: Groups | Mapping[int, Group],
     now: int,
     *,
     unbegun: bool,
 ) -> QueuedJob:
-    _, _, payload, stored_options, errors, progress, result, upstream = row
+    payload, stored_options, errors, progress, upstream, *results = stored
     group = groups[record.group]
     options = _decode_options(stored_options) if stored_options else _NO_OPTIONS
     if record.state == "waiting":
@@ -175,7 +177,7 @@ def _build(
         worker_id=record.worker_id,
         lease_id=None if record.lease is None else lease_id(job_id, record.lease),
         cancel_requested=record.cancel,
-        result_json=(result.encode() if result else b"null") if succeeded else None,
+        result_json=(results[0].encode() if results[0] else b"null") if succeeded else None,
         error_history=_decode_errors(f"[{errors.replace(chr(10), ',')}]") if errors else (),
     )
 

@@ -25,6 +25,22 @@ local LEASES, EXPIRING, UNIQUE = ns .. ':leases', ns .. ':expiring', ns .. ':uni
 local GROUPS, NAMES, COUNTS = ns .. ':groups', ns .. ':names', ns .. ':counts'
 local PAUSES, STOPPED, SETTLING = ns .. ':pauses', ns .. ':stopped', ns .. ':settling'
 
+-- Whole numbers and words as JSON. Jobs that come together share most of theirs.
+local digits = setmetatable({}, { __index = function(known, number)
+  -- A sum is never -0, which is the same key as 0.
+  local text = format('%.0f', number + 0)
+  known[number] = text
+  return text
+end })
+local words = setmetatable({}, { __index = function(known, word)
+  local text = cjson.encode(word)
+  known[word] = text
+  return text
+end })
+
+local function whole(value) return value and digits[value] or 'null' end
+local function quoted(value) return value and words[value] or 'null' end
+
 -- What is to be written -----------------------------------------------------------------------------------------
 
 local hashes, zsets, sets, counted, touched = {}, {}, {}, {}, {}
@@ -57,23 +73,31 @@ local function in_chunks(command, at, list)
   end
 end
 
-local function remove_from(where, command)
-  for at, changes in pairs(where) do
-    local gone = {}
-    for member, value in pairs(changes) do
-      if not value then gone[#gone + 1] = member end
-    end
-    in_chunks(command, at, gone)
-  end
+local function pair_score(list, member, score)
+  local last = #list
+  list[last + 1], list[last + 2] = digits[score], member
 end
 
-local function add_to(where, command, pair)
+local function pair_value(list, field, value)
+  local last = #list
+  list[last + 1], list[last + 2] = field, value
+end
+
+local function single(list, member) list[#list + 1] = member end
+
+-- Remove what is to go, and return a function that adds the rest.
+local function removing(where, remove, add, pair)
+  local coming = {}
   for at, changes in pairs(where) do
-    local added = {}
+    local gone, added = {}, {}
     for member, value in pairs(changes) do
-      if value then pair(added, member, value) end
+      if value then pair(added, member, value) else gone[#gone + 1] = member end
     end
-    in_chunks(command, at, added)
+    in_chunks(remove, at, gone)
+    coming[at] = added
+  end
+  return function()
+    for at, added in pairs(coming) do in_chunks(add, at, added) end
   end
 end
 
@@ -125,39 +149,35 @@ local function parse(id, text)
     attempt = r[6], max_attempts = r[7], deliveries = r[8],
   }
   if r[9] ~= nil then
-    job.parents, job.expires_at, job.unique_key = some(r[9]), some(r[10]), some(r[11])
-    job.workflow, job.tenant, job.lease, job.worker = some(r[12]), some(r[13]), some(r[14]), some(r[15])
-    job.began, job.claimed_at, job.finished_at, job.cancel = some(r[16]), some(r[17]), some(r[18]), some(r[19])
+    job.lease, job.worker, job.began, job.claimed_at = some(r[9]), some(r[10]), some(r[11]), some(r[12])
+    job.finished_at, job.cancel = some(r[13]), some(r[14])
+    if r[15] ~= nil then
+      job.parents, job.expires_at, job.unique_key = some(r[15]), some(r[16]), some(r[17])
+      job.workflow, job.tenant = some(r[18]), some(r[19])
+    end
   end
   return job
 end
 
-local function whole(value) return value and format('%.0f', value) or 'null' end
-
--- Jobs that are claimed together share their words.
-local words = {}
-local function quoted(value)
-  if not value then return 'null' end
-  local word = words[value]
-  if not word then
-    word = cjson.encode(value)
-    words[value] = word
-  end
-  return word
-end
-
--- The stored form of a job: a JSON array without the nulls at its end.
+-- The stored form of a job: a JSON array that ends where nothing but nulls would follow.
 local function encode(job)
-  local parts = {
-    format('["%s",%d,%d,%.0f,%.0f,%d,%d,%d', job.state, job.group, job.priority, job.run_at, job.created_at,
-      job.attempt, job.max_attempts, job.deliveries),
-    whole(job.parents), whole(job.expires_at), quoted(job.unique_key), quoted(job.workflow), quoted(job.tenant),
-    quoted(job.lease), quoted(job.worker), whole(job.began), whole(job.claimed_at), whole(job.finished_at),
-    quoted(job.cancel),
-  }
-  local last = #parts
-  while parts[last] == 'null' do last = last - 1 end
-  job.text = table.concat(parts, ',', 1, last) .. ']'
+  local rest = ''
+  if job.parents or job.expires_at or job.unique_key or job.workflow or job.tenant then
+    rest = ',' .. whole(job.parents) .. ',' .. whole(job.expires_at) .. ',' .. quoted(job.unique_key) .. ','
+      .. quoted(job.workflow) .. ',' .. quoted(job.tenant)
+  end
+  if rest ~= '' or job.cancel then
+    rest = ',' .. whole(job.finished_at) .. ',' .. quoted(job.cancel) .. rest
+  elseif job.finished_at then
+    rest = ',' .. digits[job.finished_at]
+  end
+  if rest ~= '' or job.claimed_at then
+    rest = ',' .. quoted(job.lease) .. ',' .. quoted(job.worker) .. ',' .. whole(job.began) .. ','
+      .. whole(job.claimed_at) .. rest
+  end
+  job.text = '["' .. job.state .. '",' .. digits[job.group] .. ',' .. digits[job.priority] .. ','
+    .. digits[job.run_at] .. ',' .. digits[job.created_at] .. ',' .. digits[job.attempt] .. ','
+    .. digits[job.max_attempts] .. ',' .. digits[job.deliveries] .. rest .. ']'
   return job.text
 end
 
@@ -206,19 +226,24 @@ local function final_place(state)
 end
 
 -- Where a waiting job stands: by priority and time among those that are due, by time before.
-local function ready_place(run_at, id) return format('%018.0f', min(max(run_at, 0), 9e17)) .. id end
+local moments = setmetatable({}, { __index = function(known, moment)
+  local text = format('%018.0f', min(max(moment, 0), 9e17))
+  known[moment] = text
+  return text
+end })
+local function ready_place(run_at, id) return moments[run_at] .. id end
 local function later_place(priority, id) return format('%010d', priority + 2147483648) .. id end
 
 -- Whom to tell afterwards: who waits for jobs in these queues, or in any, and who waits for jobs to finish.
 local ready, ready_anywhere, finished = {}, false, false
 
-local function count(job, by)
-  local states = counted[job.group]
+local function count(group, state, by)
+  local states = counted[group]
   if not states then
     states = {}
-    counted[job.group] = states
+    counted[group] = states
   end
-  states[job.state] = (states[job.state] or 0) + by
+  states[state] = (states[state] or 0) + by
 end
 
 -- A job that has become due is queued, whether or not a claim has come by.
@@ -242,7 +267,7 @@ local function leave(job)
     zset(final_place(state), job.id, false)
   end
   if job.expires_at and is_waiting(job) then zset(EXPIRING, job.id, false) end
-  count(job, -1)
+  count(job.group, state, -1)
 end
 
 local function enter(job)
@@ -263,7 +288,7 @@ local function enter(job)
     finished = true
   end
   if job.expires_at and is_waiting(job) then zset(EXPIRING, job.id, job.expires_at) end
-  count(job, 1)
+  count(job.group, state, 1)
 end
 
 -- Store a change that leaves a job where it stands.
@@ -282,17 +307,11 @@ end
 
 -- Writing -------------------------------------------------------------------------------------------------------
 
-local function pair_score(list, member, score)
-  list[#list + 1] = score
-  list[#list + 1] = member
+local function add_records()
+  local added = {}
+  for id, job in pairs(changed) do pair_value(added, id, encode(job)) end
+  in_chunks('HSET', JOBS, added)
 end
-
-local function pair_value(list, field, value)
-  list[#list + 1] = field
-  list[#list + 1] = value
-end
-
-local function single(list, member) list[#list + 1] = member end
 
 -- Note which groups have something ready, and when the next job of each is due.
 local function mind_groups()
@@ -318,19 +337,15 @@ local function insist()
 end
 
 local function flush()
-  if not (next(changed) or next(hashes) or next(zsets) or next(sets)) then return end
+  if not (next(changed) or next(hashes) or next(zsets) or next(sets) or next(counted)) then return end
   insist()
-  if next(changed) then
-    local records = hashes[JOBS] or {}
-    hashes[JOBS] = records
-    for id, job in pairs(changed) do records[id] = encode(job) end
-  end
-  remove_from(zsets, 'ZREM')
-  remove_from(sets, 'SREM')
-  remove_from(hashes, 'HDEL')
-  add_to(hashes, 'HSET', pair_value)
-  add_to(zsets, 'ZADD', pair_score)
-  add_to(sets, 'SADD', single)
+  local add_members = removing(zsets, 'ZREM', 'ZADD', pair_score)
+  local add_items = removing(sets, 'SREM', 'SADD', single)
+  local add_fields = removing(hashes, 'HDEL', 'HSET', pair_value)
+  add_records()
+  add_fields()
+  add_members()
+  add_items()
   for number, states in pairs(counted) do
     for state, by in pairs(states) do
       local field = state .. ' ' .. group_of(number).queue

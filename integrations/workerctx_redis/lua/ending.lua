@@ -44,24 +44,25 @@ local function wait_until(job, run_at)
   arrive(job, 'waiting')
 end
 
--- How many of these jobs have a key of this name; `ends` holds their ids first.
-local function count_of(name, ends)
-  local total = 0
-  for first = 1, #ends, CHUNK do
+-- How many jobs have a key of this name.
+local function count_of(name, ids)
+  local total, start = 0, key(name, '')
+  for first = 1, #ids, CHUNK do
     local keys = {}
-    for index = first, min(first + CHUNK - 1, #ends) do keys[#keys + 1] = key(name, ends[index][1]) end
+    for index = first, min(first + CHUNK - 1, #ids) do keys[index - first + 1] = start .. ids[index] end
     total = total + call('EXISTS', unpack(keys))
   end
   return total
 end
 
--- Let the jobs that wait for these go on, or cancel them, generation after generation. A crowd is dealt with in
--- several calls: what is left over is written down and comes first in the next one.
+-- Let the jobs that wait for these, each with its id and state, go on, or cancel them, generation after generation. A
+-- crowd is dealt with in several calls: what is left over is written down and comes first in the next one.
 local function settle(ends)
-  local room, index = settings.at_once, 1
-  if #ends == 0 or count_of('open', ends) == 0 then return end
+  local room, index, ids = settings.at_once, 1, {}
+  for place, job in ipairs(ends) do ids[place] = job.id end
+  if #ids == 0 or count_of('open', ids) == 0 then return end
   while ends[index] do
-    local parent, word = ends[index][1], ends[index][2]
+    local parent, word = ends[index].id, ends[index].state
     local open = key('open', parent)
     local children = room > 0 and call('ZRANGE', open, 0, room - 1) or {}
     load_all(children)
@@ -71,7 +72,7 @@ local function settle(ends)
       if child and child.state == 'blocked' then
         if word ~= 'succeeded' and options_of(child).on_parent_failure ~= 'run' then
           cancel(child, format("job '%s', which it depends on, is %s", parent, word))
-          insert(ends, { id, 'cancelled' })
+          insert(ends, child)
         else
           child.parents = child.parents - 1
           if child.parents <= 0 then
@@ -100,12 +101,11 @@ local function settle_rest()
   for _ = 1, 10 do
     local text = call('LPOP', SETTLING)
     if not text then break end
-    insert(ends, cjson.decode(text))
+    local id, state = unpack(cjson.decode(text))
+    insert(ends, { id = id, state = state })
   end
   settle(ends)
 end
-
-local function end_of(job) return { job.id, job.state } end
 
 -- Cancel jobs whose time to run by has passed.
 local function cancel_expired(ends)
@@ -115,7 +115,7 @@ local function cancel_expired(ends)
     local job = load(id)
     if job and is_waiting(job) then
       cancel(job, 'expired')
-      insert(ends, end_of(job))
+      insert(ends, job)
     end
   end
   return #late
@@ -139,7 +139,6 @@ end
 
 -- The results of the jobs that this one depends on.
 local function upstream(job)
-  if not job.parents then return false end
   local outputs, parents = {}, parents_of(job)
   load_all(parents)
   for _, id in ipairs(parents) do
@@ -149,19 +148,21 @@ local function upstream(job)
   return outputs
 end
 
--- Jobs as they are handed to a caller; their records must have been written.
-local function shown(ids)
-  local payloads, options = hmget(PAYLOADS, ids), hmget(OPTIONS, ids)
-  local results, errors, progress = hmget(RESULTS, ids), hmget(ERRORS, ids), hmget(PROGRESS, ids)
-  local found = {}
+-- Jobs as they are handed to a caller, in columns; their records must have been written. Of claimed ones, `records` are
+-- known of those that nothing else has to be told of; and none has a result.
+local function shown(ids, records)
+  local texts, upstreams, options = {}, {}, hmget(OPTIONS, ids)
   for index, id in ipairs(ids) do
-    local job = jobs[id]
-    job.options = options[index]
-    group_of(job.group)
-    found[index] = {
-      id, job.text, payloads[index] or '', options[index], errors[index], progress[index], results[index],
-      upstream(job),
-    }
+    local text, outputs = records and records[index], false
+    if not text then
+      local job = jobs[id]
+      group_of(job.group)
+      text, job.options = job.text, options[index]
+      outputs = job.parents and upstream(job) or false
+    end
+    texts[index], upstreams[index] = text, outputs
   end
-  return found
+  local columns = { ids, texts, hmget(PAYLOADS, ids), options, hmget(ERRORS, ids), hmget(PROGRESS, ids), upstreams }
+  if not records then insert(columns, hmget(RESULTS, ids)) end
+  return columns
 end

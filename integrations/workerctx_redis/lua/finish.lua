@@ -1,17 +1,26 @@
 -- Ending runs: finishes of every kind, renewals, and leases that ran out.
 
 -- The job that a lease holds, or nil.
-local function held(lease)
-  local job = load(lease[1])
-  if job and job.state == 'running' and job.lease == lease[2] then return job end
+local function held(id, token)
+  local job = load(id)
+  if job and job.state == 'running' and job.lease == token then return job end
 end
 
-local function begin(leases)
-  for _, lease in ipairs(leases) do
-    local job = held(lease)
-    if job and not job.began then
-      job.began, job.attempt = 1, job.attempt + 1
-      amend(job)
+-- Leases come as runs of those that share a token: the token and the ids of the jobs; finishes also with the way in
+-- which they end, and columns for the details of it.
+local function load_runs(runs)
+  for _, run in ipairs(runs) do load_all(run[2]) end
+end
+
+local function begin(runs)
+  load_runs(runs)
+  for _, run in ipairs(runs) do
+    for _, id in ipairs(run[2]) do
+      local job = held(id, run[1])
+      if job and not job.began then
+        job.began, job.attempt = 1, job.attempt + 1
+        amend(job)
+      end
     end
   end
 end
@@ -71,49 +80,100 @@ function finishes.throttle(job, retry_after, scope)
   give_back(job, now + retry_after)
 end
 
-local function finish_all(list, began)
+-- Most runs complete jobs that nobody waits for and that have nothing about them that their end minds. They go the
+-- straight way, as in a claim, unless the call has changed them already. Returns which of the ids are done with.
+local RUNNING = '^%["running",(%d+),(%d+,%d+,%d+),(%d+),(%d+,%d+),"([^"]*)",("[^"]*"),(%w+),(%d+)%]$'
+
+local function complete_straight(token, ids, outputs)
+  local done, records, ended, results, places, groups_of = {}, {}, {}, {}, {}, {}
+  local at = digits[now]
+  for index, stored in ipairs(hmget(JOBS, ids)) do
+    local id = ids[index]
+    local number, times, attempt, counts, lease, worker, began, claimed_at = string.match(stored or '', RUNNING)
+    if lease == token and not changed[id] then
+      if began == 'null' then attempt = digits[attempt + 1] end
+      pair_value(records, id, '["succeeded",' .. number .. ',' .. times .. ',' .. attempt .. ',' .. counts .. ',null,'
+        .. worker .. ',null,' .. claimed_at .. ',' .. at .. ']')
+      pair_value(places, at, id)
+      if outputs[index] ~= 'null' then pair_value(results, id, outputs[index]) end
+      groups_of[number] = (groups_of[number] or 0) + 1
+      done[index], jobs[id] = true, nil
+      insert(ended, id)
+    end
+  end
+  if #ended == 0 then return done, ended end
+  insist()
+  in_chunks('ZREM', LEASES, ended)
+  in_chunks('HSET', JOBS, records)
+  in_chunks('HSET', RESULTS, results)
+  in_chunks('ZADD', final_place('succeeded'), places)
+  for number, total in pairs(groups_of) do
+    count(tonumber(number), 'running', -total)
+    count(tonumber(number), 'succeeded', total)
+  end
+  finished = true
+  return done, ended
+end
+
+-- Finish runs, each in one way; return what could not be done: the place among all of them, and why.
+local function finish_all(runs, began)
   begin(began)
-  local ids, outcomes, ends = {}, {}, {}
-  for index, finish in ipairs(list) do ids[index] = finish[2][1] end
-  load_all(ids)
-  for index, finish in ipairs(list) do
-    local job = held(finish[2])
-    local problem = not job and 'lost' or finishes[finish[1]](job, finish[3], finish[4], finish[5])
-    outcomes[index] = problem or false
-    if job and FINAL[job.state] then insert(ends, end_of(job)) end
+  local problems, ends, place = {}, {}, 0
+  for _, run in ipairs(runs) do
+    local token, ids, how = run[1], run[2], finishes[run[3]]
+    local first, second, third = unpack(run[4], 1, 3)
+    local done = {}
+    if run[3] == 'complete' and not listening then
+      local ended
+      done, ended = complete_straight(token, ids, first)
+      if #ended > 0 and count_of('open', ended) > 0 then
+        for _, id in ipairs(ended) do insert(ends, { id = id, state = 'succeeded' }) end
+      end
+    end
+    for index, id in ipairs(ids) do
+      local job = not done[index] and held(id, token)
+      local problem = not done[index] and (not job and 'lost'
+        or how(job, first and first[index], second and second[index], third and third[index]))
+      if problem then insert(problems, { place, problem }) end
+      if job and FINAL[job.state] then insert(ends, job) end
+      place = place + 1
+    end
   end
   settle(ends)
   flush()
-  return outcomes
+  return problems
 end
 
 actions.finish = finish_all
 
-function actions.finish_and_claim(list, began, wanted)
-  local outcomes = finish_all(list, began)
+function actions.finish_and_claim(runs, began, wanted)
+  local problems = finish_all(runs, began)
   enter_room('claim')
-  return { outcomes, actions.claim(wanted) }
+  return { problems, actions.claim(wanted) }
 end
 
 -- Renew what is held and has not run out: 'lost', 'expired', or the reason to stop if there is one.
-function actions.renew(leases, extend_by)
+function actions.renew(runs, extend_by)
   local found = {}
-  for index, lease in ipairs(leases) do
-    local job = held(lease)
-    if not job then
-      found[index] = { 'lost' }
-    elseif tonumber(call('ZSCORE', LEASES, job.id)) < now then
-      found[index] = { 'expired' }
-    else
-      zset(LEASES, job.id, now + extend_by)
-      found[index] = { 'renewed', job.cancel or false, job.worker }
+  load_runs(runs)
+  for _, run in ipairs(runs) do
+    for _, id in ipairs(run[2]) do
+      local job = held(id, run[1])
+      if not job then
+        insert(found, { 'lost' })
+      elseif tonumber(call('ZSCORE', LEASES, id)) < now then
+        insert(found, { 'expired' })
+      else
+        zset(LEASES, id, now + extend_by)
+        insert(found, { 'renewed', job.cancel or false, job.worker })
+      end
     end
   end
   return found
 end
 
-function actions.progress(lease, value)
-  local job = held(lease)
+function actions.progress(id, token, value)
+  local job = held(id, token)
   if not job then return false end
   hset(PROGRESS, job.id, value)
   return true
@@ -139,7 +199,7 @@ function actions.reap()
       wait_until(job, job.run_at)
       tell('ready', job)
     end
-    if FINAL[job.state] then insert(ends, end_of(job)) end
+    if FINAL[job.state] then insert(ends, job) end
   end
   local late = cancel_expired(ends)
   settle(ends)

@@ -7,7 +7,7 @@ end
 
 function actions.get(id)
   if not load(id) then return false end
-  return show({ id })[1]
+  return show({ id })
 end
 
 function actions.is_cancelled(id)

@@ -231,7 +231,7 @@ function actions.put_in(batch, texts, rows, schedules)
     local reason = settle_in(jobs[row.id], row, unfinished)
     if reason then
       insert(cancelled, { row.id, reason })
-      insert(ends, { row.id, 'cancelled' })
+      insert(ends, jobs[row.id])
     end
   end
   sset(RECEIVED, batch, true)

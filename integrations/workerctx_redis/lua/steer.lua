@@ -16,7 +16,7 @@ function actions.cancel(id)
     ask_to_stop(job, 'user')
   else
     cancel(job, settings.by_user)
-    settle({ end_of(job) })
+    settle({ job })
   end
   return { 'done' }
 end
@@ -35,7 +35,7 @@ function actions.cancel_workflow(workflow, cursor)
         ask_to_stop(job, 'user')
       else
         cancel(job, format("workflow '%s' was cancelled", workflow))
-        insert(ends, end_of(job))
+        insert(ends, job)
       end
     end
   end
@@ -116,7 +116,7 @@ function actions.delete(id)
   if not job then return { 'missing' } end
   if job.state == 'running' then return { 'state', job.state } end
   forget(job)
-  settle({ { id, 'deleted' } })
+  settle({ { id = id, state = 'deleted' } })
   remove(job)
   flush()
   call('DEL', key('children', id))
@@ -134,9 +134,7 @@ function actions.prune(states, retention, limit)
         'LIMIT', offset, limit - removed)
       if #ids == 0 then break end
       load_all(ids)
-      local finished_jobs = {}
-      for index, id in ipairs(ids) do finished_jobs[index] = { id } end
-      local any_awaited = count_of('children', finished_jobs) > 0
+      local any_awaited = count_of('children', ids) > 0
       for _, id in ipairs(ids) do
         if any_awaited and call('EXISTS', key('children', id)) == 1 then
           offset = offset + 1
