@@ -110,10 +110,13 @@ class Result(Frame, tag="result", frozen=True):
     Attributes:
         lease_id: The lease under which it ran.
         outputs: What it returned, as JSON.
+        job_id: Whose run it was, so that a gateway may find out whether another one has stored this already; empty if
+            that is not known any more, or not told by an older worker.
     """
 
     lease_id: str
     outputs: bytes = b"null"
+    job_id: str = ""
 
 
 class Failure(Frame, tag="failure", frozen=True):
@@ -126,6 +129,7 @@ class Failure(Frame, tag="failure", frozen=True):
         error: What went wrong, for ``fail`` and ``abort``.
         delay: Seconds until the next run; for ``fail``, None follows the job's retry policy.
         scope: A rate limit to drain for that long, for ``throttle``.
+        job_id: As in `Result`.
     """
 
     lease_id: str
@@ -133,6 +137,7 @@ class Failure(Frame, tag="failure", frozen=True):
     error: ErrorRecord | None = None
     delay: float | None = None
     scope: str | None = None
+    job_id: str = ""
 
 
 class Progress(Frame, tag="progress", frozen=True):

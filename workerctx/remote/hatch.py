@@ -18,6 +18,7 @@ from workerctx.lifecycle.latch import Latch
 from workerctx.queue import CancelReason, CompleteLease, FailLease, JobError, ReleaseLease
 from workerctx.remote.appetite import Appetite
 from workerctx.remote.frames import MAX_MESSAGE, Began, Drain, Heartbeat, Progress, Task
+from workerctx.remote.held import Held
 from workerctx.remote.outcomes import outcome_frame
 
 if TYPE_CHECKING:
@@ -72,13 +73,7 @@ class Hatch:
     _lock: threading.RLock = field(factory=threading.RLock, init=False)
     _inbox: deque[tuple[Claimed, float]] = field(factory=deque["tuple[Claimed, float]"], init=False)
     """Jobs that the worker has not taken yet, and when they came on the session's clock."""
-    _held: dict[str, None] = field(factory=dict[str, None], init=False)
-    """Leases that are ours until their outcome is acknowledged."""
-    _uncounted: set[str] = field(factory=set[str], init=False)
-    """Those whose run the store does not know to begin."""
-    _begun: set[str] = field(factory=set[str], init=False)
-    """Those among them whose run has begun."""
-    _to_begin: list[str] = field(factory=list[str], init=False)
+    _held: Held = field(factory=Held, init=False)
     _to_tell: dict[str, Finish] = field(factory=dict[str, "Finish"], init=False)
     _progress: dict[str, bytes] = field(factory=dict[str, bytes], init=False)
     _commands: list[str] = field(factory=list[str], init=False)
@@ -95,7 +90,8 @@ class Hatch:
         self.arrived = Latch(lambda: False)
         self.news = Latch(lambda: self._woken)
         self._appetite = Appetite(self.kinds)
-        self._held = dict.fromkeys(finish.lease_id for finish in self.unacked.snapshot())
+        for finish in self.unacked.snapshot():
+            self._held.take(finish.lease_id)
 
     # The worker's side --------------------------------------------------------
 
@@ -104,7 +100,7 @@ class Hatch:
         with self._lock:
             claimed = [self._inbox.popleft()[0] for _ in range(min(claim.limit, len(self._inbox)))]
             if claim.began:
-                self._begin([lease.id for _, lease in claimed])
+                self._held.begin(lease.id for _, lease in claimed)
             self._appetite.ask(claim, 0 if self.unacked.is_full else claim.limit - len(claimed))
             self._grant()
             return claimed
@@ -125,11 +121,10 @@ class Hatch:
         self.unacked.record(finishes)
         with self._lock:
             for finish in finishes:
-                self._begun.discard(finish.lease_id)
-                self._uncounted.discard(finish.lease_id)
+                self._held.end(finish.lease_id)
                 self._progress.pop(finish.lease_id, None)
                 self._to_tell[finish.lease_id] = finish
-            self._begin(began)
+            self._held.begin(began)
             self.wake()
 
     def progress(self, lease_id: str, value: bytes) -> None:
@@ -182,7 +177,7 @@ class Hatch:
             self._limit = self.asks.limit = max_message - _HEAD
             self._appetite.begin()
             self._to_tell.clear()
-            self._to_begin = [lease_id for lease_id in self._begun if lease_id in self._held]
+            self._held.renew()
             return [self._telling(finish) for finish in self.unacked.snapshot()]
 
     def open(self) -> None:
@@ -205,9 +200,8 @@ class Hatch:
         with self._lock:
             self._woken = False
             frames: list[FromWorker] = []
-            if self._to_begin:
-                frames.append(Began(tuple(self._to_begin)))
-                self._to_begin = []
+            if began := self._held.collect():
+                frames.append(Began(began))
             finishes, self._to_tell = self._to_tell, {}
             frames += map(self._telling, finishes.values())
             progress, self._progress = self._progress, {}
@@ -236,7 +230,10 @@ class Hatch:
             if task.lease_id in self._held:
                 _log.warning("the gateway sent the task of lease %s twice; the second is left out", task.lease_id)
                 return
-            self._held[task.lease_id] = None
+            if isinstance(task, Task):
+                self._held.take(task.lease_id, task.job.id, counted=task.counted)
+            else:
+                self._held.take(task.lease_id)
         try:
             job, lease = self._check(task)
         except ProtocolError as exc:
@@ -246,8 +243,6 @@ class Hatch:
                 self._grant()
             return
         with self._lock:
-            if isinstance(task, Task) and not task.counted:
-                self._uncounted.add(lease.id)
             self._inbox.append(((job, lease), now))
         self._look()
 
@@ -274,7 +269,7 @@ class Hatch:
         was_full = self.unacked.is_full
         with self._lock:
             for lease_id in (*ack.accepted, *ack.lost):
-                self._held.pop(lease_id, None)
+                self._held.drop(lease_id)
         known = self.unacked.acknowledge((*ack.accepted, *ack.lost))
         late = [
             finish.lease_id for finish in known if finish.lease_id in ack.lost and not isinstance(finish, ReleaseLease)
@@ -323,7 +318,7 @@ class Hatch:
             error = JobError("InvalidRequest", f"{size}: store the data elsewhere and return a reference to it")
             finish = FailLease(finish.lease_id, error)
             self.unacked.record([finish])
-        return outcome_frame(finish)
+        return outcome_frame(finish, self._held.job_of(finish.lease_id))
 
     def _check(self, task: Task | BrokenTask) -> Claimed:
         if not isinstance(task, Task):
@@ -332,11 +327,6 @@ class Hatch:
         if job.kind not in self.kinds:
             raise ProtocolError(f"this worker has no handler for the kind {job.kind!r}")
         return job, lease
-
-    def _begin(self, lease_ids: Iterable[str]) -> None:
-        fresh = [lease_id for lease_id in lease_ids if lease_id in self._uncounted and lease_id not in self._begun]
-        self._begun.update(fresh)
-        self._to_begin += fresh
 
     def _grant(self) -> None:
         if self._appetite.settle(len(self._inbox), is_open=self._open):
@@ -354,9 +344,7 @@ class Hatch:
             self.tell([FailLease(lease_id, JobError(kind, reason))], ())
 
     def _forget(self, lease_id: str) -> None:
-        self._held.pop(lease_id, None)
-        self._uncounted.discard(lease_id)
-        self._begun.discard(lease_id)
+        self._held.drop(lease_id)
         self._progress.pop(lease_id, None)
 
     def _look(self) -> None:

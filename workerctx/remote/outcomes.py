@@ -7,28 +7,36 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from workerctx.errors import ProtocolError
-from workerctx.queue import CompleteLease, FailLease, ReleaseLease, SnoozeLease, ThrottleLease
+from workerctx.queue import (
+    CompleteLease,
+    FailLease,
+    JobState,
+    ReleaseLease,
+    SnoozeLease,
+    ThrottleLease,
+    decode_json,
+)
 from workerctx.remote.faults import UNREADABLE
 from workerctx.remote.frames import Failure, Result
 from workerctx.remote.records import ErrorRecord
 
 if TYPE_CHECKING:
-    from workerctx.queue import Finish
+    from workerctx.queue import Finish, QueuedJob
 
 
-def outcome_frame(finish: Finish) -> Result | Failure:
-    """Say what a worker tells its store of a run."""
+def outcome_frame(finish: Finish, job_id: str = "") -> Result | Failure:
+    """Say what a worker tells its store of a run, and of which job if that is known."""
     match finish:
         case CompleteLease(lease_id, outputs):
-            return Result(lease_id, outputs)
+            return Result(lease_id, outputs, job_id)
         case FailLease(lease_id, error, retryable, delay):
-            return Failure(lease_id, "fail" if retryable else "abort", ErrorRecord.of(error), delay)
+            return Failure(lease_id, "fail" if retryable else "abort", ErrorRecord.of(error), delay, job_id=job_id)
         case ReleaseLease(lease_id):
-            return Failure(lease_id, "release")
+            return Failure(lease_id, "release", job_id=job_id)
         case SnoozeLease(lease_id, delay):
-            return Failure(lease_id, "snooze", delay=delay)
+            return Failure(lease_id, "snooze", delay=delay, job_id=job_id)
         case ThrottleLease(lease_id, retry_after, scope):
-            return Failure(lease_id, "throttle", delay=retry_after, scope=scope)
+            return Failure(lease_id, "throttle", delay=retry_after, scope=scope, job_id=job_id)
 
 
 def finish_of(frame: Result | Failure) -> Finish:
@@ -41,6 +49,17 @@ def finish_of(frame: Result | Failure) -> Finish:
         return _finish_of(frame)
     except UNREADABLE as exc:
         raise ProtocolError(f"what became of lease {frame.lease_id!r} cannot be understood: {exc}") from exc
+
+
+def is_recorded(job: QueuedJob, finish: Finish) -> bool:
+    """Tell whether a job shows an outcome whose lease is gone: then it was stored before, and nothing is lost."""
+    match finish:
+        case CompleteLease():
+            return job.state is JobState.SUCCEEDED and job.result == decode_json(finish.outputs_json)
+        case FailLease():
+            return any(failed.error == finish.error for failed in job.error_history)
+        case _:
+            return False
 
 
 def _finish_of(frame: Result | Failure) -> Finish:

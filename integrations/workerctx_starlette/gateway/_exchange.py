@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from attrs import define, field
 
-from workerctx.errors import LeaseLost, StoreClosed
+from workerctx.errors import LeaseLost, QueueError, StoreClosed
 from workerctx.queue import ClaimRequest, ReleaseLease
+from workerctx.remote.outcomes import is_recorded
 from workerctx.runtime.persist import backoff, keep_on
 from workerctx_starlette.gateway._line import Line, Profile
+from workerctx_starlette.gateway._stored import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable, Sequence
 
-    from workerctx.errors import QueueError
     from workerctx.lifecycle import WorkerContext
     from workerctx.queue import Claimed, Finish, JobQueue
     from workerctx_starlette.gateway._config import GatewayConfig
@@ -35,15 +36,16 @@ _LISTEN_AGAIN: Final = 1.0
 """Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
 _BEGINNING: Final = 0.05
 """Seconds after which the store hears that a run has begun."""
-_REMEMBERED: Final = 20_000
-"""How many stored outcomes are remembered, for workers that tell them again."""
+_AT_ONCE: Final = 100
+"""How many jobs are looked up side by side."""
 
 
 @define(eq=False)
 class Report:
-    """An outcome on its way to the store, and who waits to hear that it arrived."""
+    """An outcome on its way to the store, of which job if that is known, and who waits to hear that it arrived."""
 
     finish: Finish
+    job_id: str
     audience: list[Session]
 
 
@@ -72,9 +74,7 @@ class Exchange:
     """What is being told in the round under way."""
     _began: dict[str, float] = field(factory=dict[str, float], init=False)
     """Leases whose run has begun, and when that has to be told unless the run ends before."""
-    _stored: set[str] = field(factory=set[str], init=False)
-    """Leases whose outcome was stored, the latest ones."""
-    _stored_before: set[str] = field(factory=set[str], init=False)
+    _stored: Stored = field(factory=Stored, init=False)
     _failures: int = field(default=0, init=False)
     _waiting: anyio.Event | None = field(default=None, init=False)
     _ending: bool = field(default=False, init=False)
@@ -120,7 +120,7 @@ class Exchange:
 
     # Outcomes
 
-    def report(self, session: Session | None, finish: Finish) -> None:
+    def report(self, session: Session | None, finish: Finish, job_id: str = "") -> None:
         """Tell the store what became of a run, once, and the worker that it was stored."""
         lease_id = finish.lease_id
         known = self._telling.get(lease_id) or self._reports.get(lease_id)
@@ -129,7 +129,7 @@ class Exchange:
                 known.audience.append(session)
                 session.telling += 1
             return
-        if self._remembers(lease_id):
+        if lease_id in self._stored:
             if session is not None:
                 session.outbox.accept(lease_id)
             return
@@ -137,7 +137,7 @@ class Exchange:
         if holding is not None:
             holding.reported = True
         self._began.pop(lease_id, None)
-        self._reports[lease_id] = Report(finish, [] if session is None else [session])
+        self._reports[lease_id] = Report(finish, job_id, [] if session is None else [session])
         if session is not None:
             session.telling += 1
         self._nudge()
@@ -150,7 +150,7 @@ class Exchange:
 
     def is_stored(self, lease_id: str) -> bool:
         """Tell whether the outcome of a lease is stored or on its way."""
-        return lease_id in self._reports or lease_id in self._telling or self._remembers(lease_id)
+        return lease_id in self._reports or lease_id in self._telling or lease_id in self._stored
 
     @property
     def owes(self) -> bool:
@@ -254,8 +254,26 @@ class Exchange:
             self._began = dict.fromkeys(began, 0.0) | self._began
             raise
         told, self._telling = self._telling, {}
+        doubtful: list[Report] = []
         for report, error in zip(told.values(), refused, strict=True):
-            self._told(report, error)
+            if isinstance(error, LeaseLost) and report.job_id:
+                doubtful.append(report)
+            else:
+                self._told(report, error)
+        for start in range(0, len(doubtful), _AT_ONCE):
+            async with anyio.create_task_group() as looking:  # side by side, so that the store answers them together
+                for report in doubtful[start : start + _AT_ONCE]:
+                    looking.start_soon(self._look_up, report)
+
+    async def _look_up(self, report: Report) -> None:
+        """Find out whether an outcome whose lease is gone was stored before, by a gateway that has not said so."""
+        try:
+            job = await self._jobs.get(report.job_id)
+        except QueueError as exc:
+            _log.debug("whether the outcome of job %r was stored is unknown: %s", report.job_id, exc)
+            job = None
+        stored = job is not None and is_recorded(job, report.finish)
+        self._told(report, None if stored else LeaseLost(report.finish.lease_id))
 
     async def _claim(self, line: Line) -> None:
         with self._claiming(line) as claim:
@@ -299,7 +317,7 @@ class Exchange:
             session.telling -= 1
         if error is None:
             self._leases.drop(lease_id)
-            self._remember(lease_id)
+            self._stored.add(lease_id)
             for session in report.audience:
                 session.outbox.accept(lease_id)
         elif isinstance(error, LeaseLost):
@@ -313,14 +331,6 @@ class Exchange:
             _log.warning("gateway %r could not store the outcome of a job: %s", self._context.name, error)
             for session in report.audience:
                 session.outbox.refuse(lease_id, str(error))
-
-    def _remembers(self, lease_id: str) -> bool:
-        return lease_id in self._stored or lease_id in self._stored_before
-
-    def _remember(self, lease_id: str) -> None:
-        self._stored.add(lease_id)
-        if len(self._stored) >= _REMEMBERED:
-            self._stored_before, self._stored = self._stored, set()
 
     async def _back_off(self, error: Exception) -> None:
         seconds = backoff(self._failures)

@@ -255,6 +255,7 @@ class Session:
     def _take_outcome(self, frame: Result | Failure) -> None:
         lease_id = frame.lease_id
         check_id(lease_id)
+        check_name("the id of a job", frame.job_id)
         if self._engine.leases.is_foreign(lease_id, self.identity.subject):
             self.outbox.lose(lease_id)
             return
@@ -270,7 +271,7 @@ class Session:
         except ProtocolError as exc:
             self.outbox.refuse(lease_id, str(exc))
             return
-        self._engine.exchange.report(self, finish)
+        self._engine.exchange.report(self, finish, frame.job_id)
 
     def _take_credit(self, frame: Credit) -> None:
         if not 0 <= frame.received <= self._sent or not 0 <= frame.free <= _MOST:

@@ -291,6 +291,7 @@ LIES = [
     Heartbeat(state="\x00"),
     Result("\x00"),
     Result("x" * 1000),
+    Result("l", job_id="\x00"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import msgspec
 import pytest
 
 from workerctx.errors import InvalidConfig
@@ -265,6 +266,39 @@ async def test_a_worker_comes_back_with_what_it_holds(gateway, url, storage, pee
             assert not [frame for frame in worker.heard if isinstance(frame, Task)]
         jobs = [await storage.jobs.get(job_id) for job_id in ids]
         assert [(job.state, job.attempt) for job in jobs] == [(JobState.SUCCEEDED, 1)] * 2
+
+
+FAILED = ErrorRecord("ValueError", "no", "the traceback", b"[1]")
+
+
+@pytest.mark.parametrize(
+    ("said", "again", "lost"),
+    [
+        (Result("", b'{"a": 1}'), Result("", b'{"a":1}'), False),
+        (Result("", b"1"), Result("", b"2"), True),
+        (Failure("", "fail", FAILED), Failure("", "fail", FAILED), False),
+        (Failure("", "abort", FAILED), Failure("", "fail", ErrorRecord("ValueError", "no")), True),
+        (Failure("", "snooze", delay=60), Failure("", "snooze", delay=60), True),
+    ],
+)
+async def test_what_another_gateway_has_stored_is_acknowledged(gateway, url, storage, peer_of, said, again, lost):
+    """R4: an outcome told again, as its gateway died before it said that it was stored, did not come too late."""
+    other = Gateway(url, authenticate=bearer_tokens({"b" * 20: Identity("tests")}), config=gateway.config)
+    async with gateway, other:
+        (job_id,) = await enqueue(storage)
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            (task,) = await worker.tasks(1)
+            about = {"lease_id": task.lease_id, "job_id": job_id}
+            await worker.say(msgspec.structs.replace(said, **about))
+            await worker.hear(ResultAck)
+        async with peer_of(other, "b" * 20) as worker:
+            await worker.register(holding=(task.lease_id,))
+            await worker.say(msgspec.structs.replace(again, **about))
+            ack = await worker.hear(ResultAck)
+            assert (ack.lost, ack.accepted) == (((task.lease_id,), ()) if lost else ((), (task.lease_id,)))
+            await worker.say(msgspec.structs.replace(again, lease_id=task.lease_id, job_id=""))  # an older worker
+            assert (await worker.hear(ResultAck)).lost == ((task.lease_id,) if lost else ())
 
 
 async def test_a_result_under_an_expired_lease_counts_until_it_is_reaped(url, storage, peer_of):

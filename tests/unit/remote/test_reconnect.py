@@ -244,7 +244,7 @@ class Played:
                 case "hang":
                     await anyio.sleep_forever()
                 case "hold":
-                    self.world.hatch._held["held"] = None
+                    self.world.hatch._held.take("held")
                 case "report" | "report and hear nothing":
                     lease_id = f"lease {len(self.world.tries)}"
                     self.world.hatch.tell([CompleteLease(lease_id)], ())
@@ -255,7 +255,7 @@ class Played:
                 case Exception():
                     raise part
                 case None:
-                    self.world.hatch._held.pop("held", None)
+                    self.world.hatch._held.drop("held")
                     return None
                 case tuple():
                     return part
