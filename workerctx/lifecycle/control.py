@@ -126,9 +126,14 @@ class WorkerControl(WorkerView):
         """Make `is_ready` false although the worker runs; `reason` is what probes will say."""
         self._unready = reason
 
-    def mark_ready(self) -> None:
-        """Undo `mark_unready`."""
-        self._unready = None
+    def mark_ready(self, reason: str | None = None) -> None:
+        """Undo `mark_unready`.
+
+        Args:
+            reason: Only if this is still why the worker is unready; None for whatever the reason is.
+        """
+        if reason in (None, self._unready):
+            self._unready = None
 
     # Inside
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
+NOT_REACHED: Final = "the store was not reached yet"
+"""Why a worker is unready before its first round."""
+
 _LISTEN_AGAIN: Final = 1.0
 """Seconds after which to try again to hear wake-ups; until then, each try is a poll."""
 _SILENCE: Final = 5.0
@@ -69,8 +72,8 @@ class Exchange:
     """Whether there may be jobs that were not seen yet."""
     _idle: bool = field(default=False, init=False)
     _failures: int = field(default=0, init=False)
-    _unready: bool = field(default=True, init=False)
-    """Whether the worker counts as unready because of us; a store may have reasons of its own."""
+    _unready: str | None = field(default=NOT_REACHED, init=False)
+    """Why the worker counts as unready, as far as we know; a store may have reasons of its own."""
     _asked_at: float = field(default=math.inf, init=False)
     """When the round under way began, on the event loop's clock."""
     _ending: bool = field(default=False, init=False)
@@ -121,8 +124,7 @@ class Exchange:
         """Count as unready while the store does not answer."""
         seconds = self._desk.clock() - self._asked_at
         if seconds > _SILENCE:
-            self._unready = True
-            self._context.mark_unready(f"the store has not answered for {seconds:.0f} seconds")
+            self._mark_unready(f"the store has not answered for {seconds:.0f} seconds")
 
     def look(self) -> None:
         """Claim at the next opportunity."""
@@ -275,16 +277,19 @@ class Exchange:
         if not self._failures:
             _log.warning("worker %r cannot reach its store and tries again", self._context.name, exc_info=error)
         self._failures += 1
-        self._unready = True
-        self._context.mark_unready(f"the store fails: {error}")
+        self._mark_unready(f"the store fails: {error}")
         self._context.emit(StoreFailed(error=error, failures=self._failures))
         await anyio.sleep(seconds)
 
     def _recovered(self) -> None:
         failures, self._failures = self._failures, 0
-        if self._unready:
-            self._unready = False
-            self._context.mark_ready()
+        if self._unready is not None:
+            self._context.mark_ready(self._unready)
+            self._unready = None
         if failures:
             _log.warning("worker %r reaches its store again after %d failures", self._context.name, failures)
             self._context.emit(StoreRecovered(failures=failures))
+
+    def _mark_unready(self, reason: str) -> None:
+        self._unready = reason
+        self._context.mark_unready(reason)

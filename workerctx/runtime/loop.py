@@ -25,7 +25,7 @@ from workerctx.queue import CancelReason, WorkerInfo, new_id
 from workerctx.runtime.boot import host_id
 from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
-from workerctx.runtime.exchange import Exchange
+from workerctx.runtime.exchange import NOT_REACHED, Exchange
 from workerctx.runtime.leases import LeaseKeeper
 from workerctx.runtime.opening import opened
 from workerctx.runtime.overruns import LOOK_EVERY, Overruns
@@ -95,7 +95,7 @@ class WorkerLoop(AsyncContextManagerMixin):
             service="WorkerLoop",
             shutdown=shutdown,
         )
-        self._context.mark_unready("the store was not reached yet")
+        self._context.mark_unready(NOT_REACHED)
 
     @classmethod
     def from_registry(cls, jobs: JobRegistry, config: WorkerConfig | None = None) -> Self:

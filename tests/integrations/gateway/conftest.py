@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import attrs
 import pytest
 from attrs import define, field
 
@@ -164,6 +165,21 @@ async def storage(url: str) -> AsyncGenerator[Storage]:
 
 
 @pytest.fixture
-def gateway(url: str) -> Gateway:
-    """A gateway to the store, which does everything soon."""
-    return Gateway(url, authenticate=bearer_tokens({TOKEN: Identity("tests")}), config=HURRIED)
+def gateway_of(url: str) -> Callable[..., Gateway]:
+    """Make a gateway to the store, which does everything soon, with settings of its own if need be.
+
+    It knows the worker that `peer_of` connects, unless it has its own way to find out who comes.
+    """
+
+    def gateway_of(authenticate: Any = None, store: Any = url, **settings: Any) -> Gateway:
+        if authenticate is None:
+            authenticate = bearer_tokens({TOKEN: Identity("tests")})
+        return Gateway(store, authenticate=authenticate, config=attrs.evolve(HURRIED, **settings))
+
+    return gateway_of
+
+
+@pytest.fixture
+def gateway(gateway_of: Callable[..., Gateway]) -> Gateway:
+    """A gateway to the store, as it is when nothing special is asked for."""
+    return gateway_of()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TOKEN = "a token that nobody guesses"
 APP = """
 from pathlib import Path
-import anyio
 from workerctx import JobCtx, JobRegistry
+from workerctx.testing import wait_until
 
 jobs = JobRegistry("memory://")  # nobody opens it: the gateway has the jobs
 
@@ -34,8 +34,7 @@ async def double(ctx: JobCtx, number: int) -> int:
 @jobs.register
 async def waiter(number: int) -> int:
     print("waits", number, flush=True)
-    while not Path(f"go-{number}").exists():
-        await anyio.sleep(0.02)
+    await wait_until(Path(f"go-{number}").exists, timeout=60)
     print("ran", number, flush=True)
     return number
 

@@ -107,11 +107,10 @@ async def test_limits_of_kinds_hold_back_only_these(gateway, storage, peer_of):
         assert not [frame for frame in bounded.heard if isinstance(frame, Task)]
 
 
-async def test_room_for_a_kind_that_was_full_is_filled_at_once(url, storage, peer_of):
+async def test_room_for_a_kind_that_was_full_is_filled_at_once(gateway_of, storage, peer_of):
     """W6: a run of a limited kind that ends makes room for the next one, which waits for no poll."""
-    config = GatewayConfig(poll_interval=3600)
-    gateway = Gateway(url, authenticate=bearer_tokens({"a" * 20: Identity("tests")}), config=config)
-    async with gateway, peer_of(gateway, "a" * 20) as worker:
+    gateway = gateway_of(poll_interval=3600)
+    async with gateway, peer_of(gateway) as worker:
         await worker.register()
         await enqueue(storage, 3)
         for received in range(3):
@@ -196,20 +195,22 @@ async def test_an_outcome_that_cannot_be_stored_is_refused(gateway, storage, pee
         await worker.finish(task)
 
 
-async def test_leases_live_as_long_as_their_worker(url, storage, peer_of, eventually):
+async def test_leases_live_as_long_as_their_worker(gateway_of, storage, peer_of, eventually):
     """Q11: the gateway renews what connected workers hold; a cut leaves them the resume window, then they expire."""
-    config = GatewayConfig(lease_ttl=1.2, heartbeat=0.05, resume_window=0.2, reap_interval=0.05, poll_interval=0.1)
-    gateway = Gateway(url, authenticate=bearer_tokens({"a" * 20: Identity("tests")}), config=config)
+    gateway = gateway_of(lease_ttl=1.2, resume_window=0.2)
     async with gateway:
         (job_id,) = await enqueue(storage, max_attempts=2)
-        async with peer_of(gateway, "a" * 20) as worker:
+        async with peer_of(gateway) as worker:
             await worker.register()
             (task,) = await worker.tasks(1)
             await worker.say(Began((task.lease_id,)))
             began = await storage.now()
-            while await storage.now() < began + 1.6:
-                await anyio.sleep(0.05)
+
+            async def outlived_its_time():
                 assert (await storage.jobs.get(job_id)).lease_id == task.lease_id
+                return await storage.now() > began + 1.6
+
+            await eventually(outlived_its_time)
         await eventually(state_of(storage, job_id, JobState.QUEUED))
         job = await storage.jobs.get(job_id)
         assert (job.attempt, job.error.kind) == (1, "lease expired")
@@ -244,24 +245,23 @@ async def test_tasks_that_were_not_sent_go_to_others_at_once(gateway, storage, p
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_a_worker_comes_back_with_what_it_holds(gateway, url, storage, peer_of, elsewhere):
+async def test_a_worker_comes_back_with_what_it_holds(gateway, gateway_of, storage, peer_of, elsewhere):
     """R4: after a cut a worker reports to the same or another gateway, and nothing is computed twice."""
-    other = Gateway(url, authenticate=bearer_tokens({"b" * 20: Identity("tests")}), config=gateway.config)
+    other = gateway_of()
     async with gateway, other:
         ids = await enqueue(storage, 2)
         async with peer_of(gateway) as worker:
             await worker.register()
             done, running = await worker.tasks(2)
             await worker.say(Began((done.lease_id, running.lease_id)))
-        again = peer_of(other, "b" * 20) if elsewhere else peer_of(gateway)
-        async with again as worker:
+        async with peer_of(other if elsewhere else gateway) as worker:
             ack = await worker.register(holding=(done.lease_id, running.lease_id))
             assert not ack.lost
             await worker.finish(done, outputs=b'"before the cut"')
             await worker.say(Credit(0, 5), Heartbeat((running.lease_id,), 1))
             await worker.hear(HeartbeatAck)
             await storage.advance(15)  # longer than the resume window
-            await anyio.sleep(0.2)
+            assert not await storage.jobs.reap_expired_leases()
             await worker.finish(running)
             assert not [frame for frame in worker.heard if isinstance(frame, Task)]
         jobs = [await storage.jobs.get(job_id) for job_id in ids]
@@ -281,9 +281,9 @@ FAILED = ErrorRecord("ValueError", "no", "the traceback", b"[1]")
         (Failure("", "snooze", delay=60), Failure("", "snooze", delay=60), True),
     ],
 )
-async def test_what_another_gateway_has_stored_is_acknowledged(gateway, url, storage, peer_of, said, again, lost):
+async def test_what_another_gateway_stored_is_acknowledged(gateway, gateway_of, storage, peer_of, said, again, lost):
     """R4: an outcome told again, as its gateway died before it said that it was stored, did not come too late."""
-    other = Gateway(url, authenticate=bearer_tokens({"b" * 20: Identity("tests")}), config=gateway.config)
+    other = gateway_of()
     async with gateway, other:
         (job_id,) = await enqueue(storage)
         async with peer_of(gateway) as worker:
@@ -292,7 +292,7 @@ async def test_what_another_gateway_has_stored_is_acknowledged(gateway, url, sto
             about = {"lease_id": task.lease_id, "job_id": job_id}
             await worker.say(msgspec.structs.replace(said, **about))
             await worker.hear(ResultAck)
-        async with peer_of(other, "b" * 20) as worker:
+        async with peer_of(other) as worker:
             await worker.register(holding=(task.lease_id,))
             await worker.say(msgspec.structs.replace(again, **about))
             ack = await worker.hear(ResultAck)
@@ -301,18 +301,17 @@ async def test_what_another_gateway_has_stored_is_acknowledged(gateway, url, sto
             assert (await worker.hear(ResultAck)).lost == ((task.lease_id,) if lost else ())
 
 
-async def test_a_result_under_an_expired_lease_counts_until_it_is_reaped(url, storage, peer_of):
+async def test_a_result_under_an_expired_lease_counts_until_it_is_reaped(gateway_of, storage, peer_of):
     """Q11: an outcome told after the lease ran out is stored; once the job was taken away, it is lost."""
-    config = GatewayConfig(reap_interval=3600, heartbeat=0.05)
-    gateway = Gateway(url, authenticate=bearer_tokens({"a" * 20: Identity("tests")}), config=config)
+    gateway = gateway_of(reap_interval=3600)
     async with gateway:
         early, late = await enqueue(storage, 2)
-        async with peer_of(gateway, "a" * 20) as worker:
+        async with peer_of(gateway) as worker:
             await worker.register()
             tasks = await worker.tasks(2)
             await worker.say(Began(tuple(task.lease_id for task in tasks)))
         await storage.advance(100)
-        async with peer_of(gateway, "a" * 20) as worker:
+        async with peer_of(gateway) as worker:
             ack = await worker.register(holding=tuple(task.lease_id for task in tasks))
             assert not ack.lost  # it might not tell their outcome then
             await worker.finish(tasks[0])

@@ -29,7 +29,7 @@ from workerctx.errors import (
     Throttled,
     UnknownScope,
 )
-from workerctx.lifecycle import Outcome
+from workerctx.lifecycle import Idle, Outcome, Start
 from workerctx.queue import CancelReason, CompleteLease, EnqueueRequest, JobState
 from workerctx.remote import ReconnectConfig, UnackedResults
 from workerctx.remote.frames import (
@@ -326,6 +326,7 @@ async def test_a_session_that_breaks_loses_nothing(jobs, serving, enqueue, loopb
     order = [type(frame).__name__ for frame in loopback.heard if isinstance(frame, (Register, Result, Credit))]
     second = order.index("Register", 1)
     assert order[second + 1] == "Result"
+    assert {frame.job_id for frame in loopback.heard_of(Result)} == {quick_id, slow_id}
 
 
 async def test_a_question_outlives_its_session(jobs, serving, enqueue, loopback):
@@ -649,6 +650,41 @@ async def test_readiness_follows_the_session(jobs, serving, loopback, config):
         assert "cut" in worker.context.ready_reason
         loopback.closed = False
         await wait_until(lambda: worker.context.is_ready)
+
+
+async def test_a_session_that_breaks_at_once_is_not_forgotten(jobs, loopback, config):
+    """L35: a worker whose session is lost before it has looked for jobs is not ready, whatever it does meanwhile."""
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    patient = evolve(config, reconnect=ReconnectConfig(initial_backoff=0.01, max_attempts=1000))
+    worker = Worker.builder(patient).register(jobs).build()
+
+    note, broken, looked = worker._note_session, threading.Event(), anyio.Event()
+
+    def note_session(trouble):
+        note(trouble)
+        if trouble is not None:
+            broken.set()
+
+    def cut(*_):
+        loopback.closed = True
+        loopback.peers[0].close(SessionLost("cut"))
+        assert broken.wait(10)
+
+    worker._note_session = note_session
+    worker.context.listen(cut, Start)
+    worker.context.listen(lambda *_: looked.set(), Idle)
+
+    async def look():
+        await looked.wait()
+        assert not worker.context.is_ready
+        assert "cut" in worker.context.ready_reason
+
+    with pytest.raises(SessionLost, match="cut"):
+        await worker.run_with_connector_until(loopback.connect, look())
 
 
 async def test_a_shutdown_token_stops_a_worker(jobs, loopback, config):
