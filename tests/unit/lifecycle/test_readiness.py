@@ -19,6 +19,11 @@ async def test_ready_means_could_take_work():
     assert (ctx.is_ready, ctx.ready_reason) == (True, "running")
     ctx.mark_unready("the store is away")
     assert (ctx.is_ready, ctx.ready_reason) == (False, "the store is away")
+    ctx.mark_ready("the disk is full")  # which is not what is wrong
+    assert (ctx.is_ready, ctx.ready_reason) == (False, "the store is away")
+    ctx.mark_ready("the store is away")
+    assert ctx.is_ready
+    ctx.mark_unready("the store is away")
     ctx.mark_ready()
     assert ctx.is_ready
     ctx.pause("lunch")
