@@ -18,6 +18,7 @@ from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, FailLease
 from workerctx.runtime.desk import Run
 from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
+from workerctx.runtime.opening import NOT_REACHED
 from workerctx.runtime.persist import backoff, keep_on
 from workerctx.service.describe import describe
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from workerctx.runtime.desk import Desk
 
 _log = logging.getLogger("workerctx")
-
-NOT_REACHED: Final = "the store was not reached yet"
-"""Why a worker is unready before its first round."""
 
 _LISTEN_AGAIN: Final = 1.0
 """Seconds after which to try again to hear wake-ups; until then, each try is a poll."""

@@ -25,9 +25,9 @@ from workerctx.queue import CancelReason, WorkerInfo, new_id
 from workerctx.runtime.boot import host_id
 from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
-from workerctx.runtime.exchange import NOT_REACHED, Exchange
+from workerctx.runtime.exchange import Exchange
 from workerctx.runtime.leases import LeaseKeeper
-from workerctx.runtime.opening import opened
+from workerctx.runtime.opening import NOT_REACHED, opened
 from workerctx.runtime.overruns import LOOK_EVERY, Overruns
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.presence import Presence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from workerctx.service import JobRegistry
 
 _log = logging.getLogger("workerctx")
+
+NOT_REACHED: Final = "the store was not reached yet"
+"""Why a worker is unready before its first round."""
 
 
 @asynccontextmanager
@@ -56,5 +59,6 @@ async def opened(jobs: JobRegistry, context: WorkerContext, patience: float | No
         if failures:
             waited = anyio.current_time() - began
             _log.warning("worker %r has reached its store after %.1f seconds", context.name, waited)
+            context.mark_unready(NOT_REACHED)
             context.emit(StoreRecovered(failures=failures))
         yield
