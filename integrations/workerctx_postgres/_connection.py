@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import attrs
 import psycopg
@@ -25,6 +25,9 @@ from workerctx_postgres._statements import PostgresStatements
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+Moment: TypeAlias = "tuple[int, int | None, list[tuple[str, int | None]]]"
+"""The store's time in microseconds, the newest group, and the pauses of queues with their ends."""
+
 STATEMENT_TIMEOUT: Final = 30.0
 """Seconds after which the server gives a statement up, unless the URL says otherwise."""
 
@@ -37,6 +40,7 @@ _LIMITS: Final = {
     "tcp_user_timeout": "30000",
 }
 """What the driver is told unless the URL says otherwise; in the units of libpq, seconds and milliseconds."""
+_START: Final = "workerctx_start"
 _SHORTEST_CONNECT: Final = 2
 _LONGEST_CONNECT: Final = 10
 _LONGEST_NAME: Final = 63
@@ -99,6 +103,32 @@ class Database:
                 ) from exc
             raise StoreUnavailable(f"cannot connect to {self.place}: {said}") from exc
 
+    def enter(self) -> psycopg.Connection:
+        """Open a connection that `begin` can be used on.
+
+        Raises:
+            QueueError: The server cannot be reached, or has no tables for us.
+        """
+        connection = self.connect()
+        if self.pooled:
+            return connection
+        try:
+            connection.execute(f"PREPARE {_START} (bigint) AS {self.sql.start.replace('%s', '$1')}".encode())
+        except psycopg.Error as exc:
+            connection.close()
+            raise self.explain(exc) from exc
+        return connection
+
+    def begin(self, cursor: psycopg.Cursor, ns: int, mode: str = "") -> Moment:
+        """Begin a transaction, and return what every one wants to know first: see `PostgresStatements.start`.
+
+        Both in one message to the server: to wait for an answer is what takes time in a process that is busy.
+        """
+        start = self.sql.start.replace("%s", str(ns)) if self.pooled else f"EXECUTE {_START} ({ns})"
+        cursor.execute(f"BEGIN {mode}; {start}".encode(), prepare=False)
+        cursor.nextset()
+        return cast("Moment", cursor.fetchone())
+
     def explain(self, error: psycopg.Error) -> QueueError:
         """Return our own error for one of the driver's."""
         said = _sentence(error)
@@ -134,6 +164,8 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
                 "enable_hashjoin": "off",
                 "enable_mergejoin": "off",
                 "jit": "off",
+                # Nor is any plan better for particular values, while making one takes as long as the statement.
+                "plan_cache_mode": "force_generic_plan",
             }
             ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
             known["options"] = f"{ours} {known.get('options', '')}".strip()

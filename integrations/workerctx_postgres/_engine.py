@@ -52,7 +52,7 @@ class Writer:
     _interrupted: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._connection = self._database.connect()
+        self._connection = self._database.enter()
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls in one transaction, then publish what happened."""
@@ -97,12 +97,11 @@ class Writer:
                     raise self._database.explain(exc) from exc
                 reconnected = True
                 self._connection.close()
-                self._connection = self._database.connect()
+                self._connection = self._database.enter()
 
     def _transact(self, calls: Sequence[Call[Any]], *, guarded: bool) -> PostgresTransaction | None:
         cursor = self._connection.cursor()
         try:
-            cursor.execute("BEGIN")
             tx = PostgresTransaction(
                 self._database.sql,
                 cursor,
@@ -111,20 +110,21 @@ class Writer:
                 listening=bool(self._broadcast),
                 dialect=self._database.sql,
                 row_numbers=self._numbers,
+                begun=self._database.begin(cursor, self._ns),
             )
-            done = self._do(tx, calls, guarded=guarded)
-            if done and tx.news is not None and _tells_of_work(tx.news):
-                self._hub.notify(cursor, tx.news)
+            done = self._do(tx, cursor, calls, guarded=guarded)
         except BaseException:
             self._roll_back()
             raise
         if not done:
             self._roll_back()
             return None
-        self._commit(cursor)
+        self._commit(cursor, tx.news)
         return tx
 
-    def _do(self, tx: PostgresTransaction, calls: Sequence[Call[Any]], *, guarded: bool) -> bool:
+    def _do(
+        self, tx: PostgresTransaction, cursor: psycopg.Cursor[Any], calls: Sequence[Call[Any]], *, guarded: bool
+    ) -> bool:
         """Do the steps; False if the only one failed.
 
         Raises:
@@ -134,7 +134,7 @@ class Writer:
         for step in todo:
             told = len(tx.events)
             if guarded:
-                tx.cursor.execute("SAVEPOINT step")
+                cursor.execute("SAVEPOINT step", prepare=False)
             try:
                 step.do(tx)
             except CONFLICTS:
@@ -150,14 +150,15 @@ class Writer:
                 step.fail(error)
                 if not guarded:
                     return False
-                tx.cursor.execute("ROLLBACK TO step")
+                self._connection.pgconn.exec_(b"ROLLBACK TO step")
                 del tx.events[told:]
                 tx.groups = self._groups = Groups()
         return True
 
-    def _commit(self, cursor: psycopg.Cursor[Any]) -> None:
+    def _commit(self, cursor: psycopg.Cursor[Any], news: News | None) -> None:
+        tell = b"" if news is None or not _tells_of_work(news) else self._hub.telling(self._connection, news) + b"; "
         try:
-            cursor.execute("COMMIT")
+            cursor.execute(tell + b"COMMIT", prepare=False)
         except CONFLICTS:
             self._roll_back()
             raise
@@ -172,9 +173,7 @@ class Writer:
     def _roll_back(self) -> None:
         # Groups that were added are not there after all.
         self._groups = Groups()
-        if self._connection.info.transaction_status is not TransactionStatus.UNKNOWN:
-            with suppress(psycopg.Error):
-                self._connection.execute("ROLLBACK")
+        roll_back(self._connection)
 
 
 @attrs.define(eq=False)
@@ -187,7 +186,7 @@ class Reader:
     _groups: Groups = attrs.field(factory=Groups, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._connection = self._database.connect()
+        self._connection = self._database.enter()
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls on one snapshot."""
@@ -195,14 +194,14 @@ class Reader:
             self._look(calls)
         except psycopg.Error as exc:
             if not is_lost(exc):
-                self._roll_back()
+                roll_back(self._connection)
                 raise self._database.explain(exc) from exc
             self._connection.close()
-            self._connection = self._database.connect()
+            self._connection = self._database.enter()
             try:
                 self._look(calls)
             except psycopg.Error as again:
-                self._roll_back()
+                roll_back(self._connection)
                 raise self._database.explain(again) from again
 
     def interrupt(self) -> None:
@@ -215,9 +214,14 @@ class Reader:
 
     def _look(self, calls: Sequence[Call[Any]]) -> None:
         cursor = self._connection.cursor()
-        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         tx = PostgresTransaction(
-            self._database.sql, cursor, self._ns, self._groups, dialect=self._database.sql, writing=False
+            self._database.sql,
+            cursor,
+            self._ns,
+            self._groups,
+            dialect=self._database.sql,
+            writing=False,
+            begun=self._database.begin(cursor, self._ns, "ISOLATION LEVEL REPEATABLE READ READ ONLY"),
         )
         for call in calls:
             call.result, call.error = None, None
@@ -225,12 +229,14 @@ class Reader:
                 call.result = call.operation(tx)
             except QueueError as exc:
                 call.error = exc
-        cursor.execute("COMMIT")
+        cursor.execute("COMMIT", prepare=False)
 
-    def _roll_back(self) -> None:
-        if self._connection.info.transaction_status is not TransactionStatus.UNKNOWN:
-            with suppress(psycopg.Error):
-                self._connection.execute("ROLLBACK")
+
+def roll_back(connection: psycopg.Connection) -> None:
+    """Undo the transaction; not through the driver, which would forget every prepared statement."""
+    if connection.info.transaction_status is not TransactionStatus.UNKNOWN:
+        with suppress(psycopg.Error):
+            connection.pgconn.exec_(b"ROLLBACK")
 
 
 def hang_up(connection: psycopg.Connection) -> None:

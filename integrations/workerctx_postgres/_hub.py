@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import msgspec
 import psycopg
+from psycopg.sql import SQL, Identifier, Literal
 
 from workerctx.errors import QueueError
 from workerctx.queue.ids import new_id
@@ -54,16 +55,24 @@ class PostgresHub(WakeupHub):
             news: What to tell.
             told: Whether the waiters of this Storage hear it without that.
         """
-        origin = self._origin if told else ""
-        text = _encode(News(news.queues, news.finished, origin))
-        if len(text) > _LONGEST_PAYLOAD:
-            text = _encode(News(None, news.finished, origin))
-        cursor.execute(self._database.sql.notify, (self.channel, text.decode()))
+        cursor.execute(self._database.sql.notify, (self.channel, self._text(news, told=told)))
+
+    def telling(self, connection: psycopg.Connection, news: News) -> bytes:
+        """Return the statement that tells it, to be sent together with others."""
+        statement = SQL("NOTIFY {}, {}").format(Identifier(self.channel), Literal(self._text(news, told=True)))
+        return statement.as_bytes(connection)
 
     def announce(self, connection: psycopg.Connection, news: News) -> None:
         """Tell other processes now; if that fails they find out by themselves."""
         with suppress(psycopg.Error):
-            self.notify(connection.cursor(), news)
+            connection.execute(self.telling(connection, news), prepare=False)
+
+    def _text(self, news: News, *, told: bool) -> str:
+        origin = self._origin if told else ""
+        text = _encode(News(news.queues, news.finished, origin))
+        if len(text) > _LONGEST_PAYLOAD:
+            text = _encode(News(None, news.finished, origin))
+        return text.decode()
 
     def _listen(self) -> Ear:
         return _Ear(self._database, self.channel, self._origin, self.hear)

@@ -81,29 +81,33 @@ class PostgresStatements(Statements):
     )
     """Everything that a transaction wants to know first: the time, the newest group, and the pauses."""
     lease: str = (
+        # While a job of the groups is due and not promoted, nothing is leased.
+        "WITH due AS MATERIALIZED (SELECT EXISTS (SELECT 1 FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL ("
+        "SELECT 1 FROM workerctx_jobs h WHERE h.grp = g.value AND h.state = 'scheduled' AND h.run_at <= ? LIMIT 1) d) "
+        "AS found), "
         # Which rows are the best is read without locks; only as many as are wanted are then locked, and those that
         # another claim holds are left out. How many were looked at tells whether there may be more.
-        "WITH seen AS MATERIALIZED (SELECT c.seq FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL ("
+        "seen AS MATERIALIZED (SELECT c.seq FROM unnest(?::bigint[]) AS g(value) CROSS JOIN LATERAL ("
         f"SELECT h.seq, h.priority, h.run_at FROM workerctx_jobs h WHERE h.grp = g.value AND h.state = 'queued' "
-        f"ORDER BY {_BEST} LIMIT ?) c ORDER BY {_BEST} LIMIT ?), "
+        f"ORDER BY {_BEST} LIMIT ?) c WHERE NOT (SELECT found FROM due) ORDER BY {_BEST} LIMIT ?), "
         f"heads AS MATERIALIZED (SELECT j.seq, j.priority, j.run_at, {_UNFIT} AS unfit FROM workerctx_jobs j "
         "WHERE j.seq = ANY (ARRAY(SELECT seq FROM seen)) AND (j.state || '') = 'queued' "
         f"ORDER BY {_BEST} LIMIT ? FOR UPDATE SKIP LOCKED), "
         f"dealt AS MATERIALIZED (SELECT seq, row_number() OVER (ORDER BY {_BEST}) AS place "
         "FROM heads WHERE NOT unfit), "
-        "leased AS (UPDATE workerctx_jobs j SET state = 'running', attempt = attempt + (s.value->>4)::int, "
-        "deliveries = deliveries + 1, claim_id = ?, worker_id = s.value->>2, lease_expires = (s.value->>3)::bigint, "
-        "began = (s.value->>4)::int, claimed_at = ?, cancel = NULL "
-        "FROM dealt d JOIN jsonb_array_elements(?::jsonb) s "
-        "ON d.place > (s.value->>0)::int AND d.place <= (s.value->>1)::int "
+        "leased AS (UPDATE workerctx_jobs j SET state = 'running', attempt = attempt + s.begun, "
+        "deliveries = deliveries + 1, claim_id = ?, worker_id = s.worker, lease_expires = s.expires, "
+        "began = s.begun, claimed_at = ?, cancel = NULL "
+        "FROM dealt d JOIN unnest(?::int[], ?::int[], ?::text[], ?::bigint[], ?::int[]) "
+        "AS s(start, stop, worker, expires, begun) ON d.place > s.start AND d.place <= s.stop "
         "WHERE j.seq = d.seq "
-        f"RETURNING d.place, {_COLUMNS}) "
-        f"SELECT (SELECT count(*) FROM seen), leased.* FROM leased "
-        f"UNION ALL SELECT (SELECT count(*) FROM seen), 0, seq{', NULL' * (len(COLUMNS) - 1)} FROM heads WHERE unfit "
-        f"UNION ALL SELECT (SELECT count(*) FROM seen), NULL{', NULL' * len(COLUMNS)}"
+        f"RETURNING {_COLUMNS}, d.place) "
+        f"SELECT * FROM leased UNION ALL SELECT seq{', NULL' * (len(COLUMNS) - 1)}, 0 FROM heads WHERE unfit "
+        f"UNION ALL SELECT CASE WHEN found THEN NULL ELSE (SELECT count(*) FROM seen) END{', NULL' * len(COLUMNS)} "
+        "FROM due"
     )
-    """Lease the best jobs. Rows with a place are leased, those in place 0 are unfit, and one has no place; each tells
-    how many were looked at."""
+    """Lease the best jobs. Rows with a place are leased, those in place 0 are unfit, and one has no place: it begins
+    with how many were looked at, or with NULL while a job has to be promoted first."""
     insert: str = (
         f"INSERT INTO workerctx_jobs ({', '.join(name for name, _ in _INSERTED)}) "
         f"SELECT {', '.join(f'(r.value->>{place})::{kind}' for place, (_, kind) in enumerate(_INSERTED))} "

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict, deque
-from typing import TYPE_CHECKING, Any, Final
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import msgspec
 
 from workerctx.queue.sql.claiming import Taken, pick
-from workerctx.queue.sql.rows import JobRow, json_text, to_micros
-from workerctx.queue.sql.transaction import Transaction
+from workerctx.queue.sql.rows import JobRow, to_micros
+from workerctx.queue.sql.transaction import Transaction, json_texts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from workerctx.queue.sql.claiming import Search
+    from workerctx_postgres._connection import Moment
     from workerctx_postgres._statements import PostgresStatements
 
 NUMBERS_AT_ONCE: Final = 1000
@@ -26,8 +28,6 @@ _ADVISORY: Final = 0x77637478
 """The class of our advisory locks; the names in it share a few hundred locks, so that there are never too many."""
 _LOCKS: Final = 256
 _MARGIN: Final = 16
-_LONGEST_TEXT: Final = 16 * 1024 * 1024
-_encode = msgspec.json.Encoder().encode
 
 
 class Numbers:
@@ -52,18 +52,20 @@ class PostgresTransaction(Transaction):
         dialect: The statements, again, with those that only this store has.
         row_numbers: For rows that are added.
         writing: Whether rows that are read are held until the commit.
+        begun: What was found as the transaction began, unless it has still to be asked for.
     """
 
     dialect: PostgresStatements = attrs.field(kw_only=True)
     row_numbers: Numbers = attrs.field(kw_only=True, factory=Numbers)
     writing: bool = attrs.field(kw_only=True, default=True)
+    begun: Moment | None = attrs.field(kw_only=True, default=None)
     _newest_group: int | None = attrs.field(default=None, init=False)
+    _promotion: tuple[object, ...] | None = attrs.field(default=None, init=False)
     _pauses: list[tuple[str, int | None]] = attrs.field(factory=list[tuple[str, "int | None"]], init=False)
 
     def clock(self) -> int:
         """Return the server's clock with the offset of the store."""
-        now, self._newest_group, self._pauses = self.row(self.dialect.start, self.ns)
-        assert isinstance(now, int)
+        now, self._newest_group, self._pauses = self.begun or cast("Moment", self.row(self.dialect.start, self.ns))
         return now
 
     def newest_group(self) -> int | None:
@@ -89,7 +91,7 @@ class PostgresTransaction(Transaction):
 
     def insert(self, rows: Sequence[Sequence[object]]) -> None:
         """Add rows of jobs."""
-        for text in _texts(rows):
+        for text in json_texts(rows):
             self.run(self.dialect.insert, text)
 
     def read_rows(self, seqs: Sequence[int]) -> Iterable[JobRow]:
@@ -110,8 +112,13 @@ class PostgresTransaction(Transaction):
         self.rows(statement, _ADVISORY, self.numbers(locks))
 
     def promote(self, groups: Sequence[int], limit: int) -> None:
-        """Promote at once: asking first would be a round trip more."""
-        self.run(self.dialect.promote, self.numbers(groups), self.now, limit)
+        """Leave it to the lease to say whether that is needed: to ask would be a round trip more."""
+        self._promotion = (self.numbers(groups), self.now, limit)
+
+    def _promote(self) -> None:
+        if self._promotion is not None:
+            self.run(self.dialect.promote, *self._promotion)
+            self._promotion = None
 
     def take(self, search: Search) -> Taken:
         """Lock the best jobs that nobody else holds, and lease them, all in one statement for each portion."""
@@ -123,6 +130,7 @@ class PostgresTransaction(Transaction):
         if len(portions) == 1:
             ((_, kind), groups) = next(iter(portions.items()))
             return Taken(*self._lease(search, groups, min(search.limit, search.room.get(kind or "", search.limit))))
+        self._promote()
         order = [self._portion(search, candidate.grp) for candidate in pick(self, search)]
         found: defaultdict[tuple[str, str | None], deque[JobRow]] = defaultdict(deque)
         unfit: list[int] = []
@@ -156,29 +164,35 @@ class PostgresTransaction(Transaction):
         unfit: list[int] = []
         # Another process may hold as many at this moment.
         depth = 2 * wanted + _MARGIN
+        numbers = self.numbers(groups)
         while True:
-            missing = wanted - len(rows) - len(unfit)
             found = self.rows(
                 self.dialect.lease,
-                self.numbers(groups),
+                numbers,
+                0 if self._promotion is None else self.now,
+                numbers,
                 depth,
                 depth,
                 self.now,
-                missing,
+                wanted - len(rows) - len(unfit),
                 search.claim_id,
                 self.now,
-                self._deals(search, skip + len(rows)),
+                *self._deals(search, skip + len(rows)),
             )
-            placed = sorted(row[1:] for row in found if row[1])
-            rows += msgspec.convert([row[1:] for row in placed], list[JobRow])
-            unfit += [seq for _, place, seq, *_ in found if place == 0]
-            if len(rows) + len(unfit) >= wanted or found[0][0] < depth:
+            looked: int | None = next(row[0] for row in found if row[-1] is None)
+            if looked is None:
+                self._promote()
+                continue
+            placed = sorted((row for row in found if row[-1]), key=_place)
+            rows += msgspec.convert(placed, list[JobRow])
+            unfit += [row[0] for row in found if row[-1] == 0]
+            if len(rows) + len(unfit) >= wanted or looked < depth:
                 return rows, unfit
             # Others hold what was looked at: look further.
             depth *= 4
 
-    def _deals(self, search: Search, skip: int) -> str:
-        """Return which of the jobs go to which claim, from the first that is not dealt yet."""
+    def _deals(self, search: Search, skip: int) -> tuple[object, ...]:
+        """Return which of the jobs go to which claim, from the first that is not dealt yet; a list for each column."""
         deals: list[tuple[int, int, str, int, int]] = []
         start = -skip
         for share in search.shares:
@@ -186,19 +200,7 @@ class PostgresTransaction(Transaction):
             stop = start + share.room
             deals.append((start, stop, request.worker_id, self.now + to_micros(request.lease_ttl), int(request.began)))
             start = stop
-        return json_text(deals)
+        return tuple(map(list, zip(*deals, strict=True)))
 
 
-def _texts(rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    """Yield the rows as JSON texts that are not too long for a parameter."""
-    some: list[bytes] = []
-    size = 0
-    for row in rows:
-        text = _encode(row)
-        if some and size + len(text) > _LONGEST_TEXT:
-            yield f"[{b','.join(some).decode()}]"
-            some, size = [], 0
-        some.append(text)
-        size += len(text)
-    if some:
-        yield f"[{b','.join(some).decode()}]"
+_place = itemgetter(-1)

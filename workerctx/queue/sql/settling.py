@@ -13,8 +13,8 @@ from workerctx.queue.model import FINAL_STATES, JobState
 from workerctx.queue.sql.leases import begin_runs
 from workerctx.queue.sql.limits import drain
 from workerctx.queue.sql.merging import Merging
-from workerctx.queue.sql.rows import errors_text, json_text, optional_micros, row_options, split_lease, to_micros
-from workerctx.queue.sql.transaction import chunks
+from workerctx.queue.sql.rows import errors_text, optional_micros, row_options, split_lease, to_micros
+from workerctx.queue.sql.transaction import json_texts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -84,22 +84,17 @@ def _row_number(ending: _Ending) -> int:
 
 
 def _complete(tx: Transaction, completed: Sequence[_Ending], outcomes: list[QueueError | None]) -> None:
-    done: list[int] = []
     # Rows are always taken in this order, so that nobody waits for somebody who waits for him.
-    for some in chunks(sorted(completed, key=_row_number)):
-        leases = json_text(
-            [
-                (ending.seq, ending.claim_id, ending.finish.outputs_json.decode())
-                for ending in some
-                if isinstance(ending.finish, CompleteLease)
-            ]
-        )
-        holding = tx.complete(leases)
-        for ending in some:
-            if (ending.seq, ending.claim_id) in holding:
-                done.append(ending.seq)
-            else:
-                outcomes[ending.place] = LeaseLost(ending.finish.lease_id)
+    leases = [
+        (ending.seq, ending.claim_id, ending.finish.outputs_json.decode())
+        for ending in sorted(completed, key=_row_number)
+        if isinstance(ending.finish, CompleteLease)
+    ]
+    holding = set[tuple[int, str]]().union(*map(tx.complete, json_texts(leases)))
+    for ending in completed:
+        if (ending.seq, ending.claim_id) not in holding:
+            outcomes[ending.place] = LeaseLost(ending.finish.lease_id)
+    done = [seq for seq, claim_id, _ in leases if (seq, claim_id) in holding]
     if not done:
         return
     tx.finished = True

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 import attrs
+import msgspec
 
 from workerctx.queue.sql.rows import MICROSECONDS, Group, json_text, to_job
 from workerctx.queue.waking import News
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from workerctx.queue.sql.statements import Statements
 
 AT_ONCE: Final = 100
-"""How many rows travel in one JSON text, which databases limit to about a billion bytes."""
+"""How many rows are read at once, each of any size: databases limit a text to about a billion bytes."""
+
+_LONGEST_TEXT: Final = 16 * 1024 * 1024
+_encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
 
@@ -220,8 +224,8 @@ class Transaction(ABC):
 
     def run_rows(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Change rows by a statement on `Statements.rows`."""
-        for some in chunks(rows):
-            self.run(statement, json_text(some))
+        for text in json_texts(rows):
+            self.run(statement, text)
 
     def job_rows(self, seqs: Sequence[int]) -> dict[int, JobRow]:
         """Return rows by number; those that do not exist are left out."""
@@ -242,6 +246,21 @@ class Transaction(ABC):
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield the items in portions whose payloads fit into one JSON text even if each has the largest size."""
+    """Yield the items in portions that can be read at once."""
     for start in range(0, len(items), AT_ONCE):
         yield items[start : start + AT_ONCE]
+
+
+def json_texts(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield rows as JSON texts that are not too long for a parameter."""
+    some: list[bytes] = []
+    size = 0
+    for row in rows:
+        text = _encode(row)
+        if some and size + len(text) > _LONGEST_TEXT:
+            yield f"[{b','.join(some).decode()}]"
+            some, size = [], 0
+        some.append(text)
+        size += len(text)
+    if some:
+        yield f"[{b','.join(some).decode()}]"
