@@ -38,9 +38,12 @@ from workerctx import stop_on_signals  # noqa: E402
 from workerctx.errors import QueueError  # noqa: E402
 from workerctx.queue import Constant, EnqueueRequest, JobState, connect  # noqa: E402
 from workerctx.remote import ReconnectConfig, RemoteConfig, Worker  # noqa: E402
+from workerctx.testing import wait_until  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from workerctx.queue import Storage
 
 TOKEN = "a token that nobody guesses"
 FOLDER = "CHAOS_FOLDER"
@@ -60,9 +63,8 @@ async def be_gateway(url: str, port: int) -> None:
         lease_ttl=LEASE, heartbeat=0.3, silence=1.5, resume_window=LEASE, reap_interval=0.3, poll_interval=0.3, grace=5
     )
     gateway = Gateway(url, authenticate=bearer_tokens({TOKEN: Identity("chaos")}), config=config)
-    listening = socket.create_server(("127.0.0.1", port))
     with stop_on_signals(gateway.context):
-        await GatewayServer(gateway, listening, {}).run()
+        await GatewayServer(gateway, socket.create_server(("127.0.0.1", port)), {}).run()
 
 
 async def be_worker(endpoint: str, journal: Path) -> None:
@@ -195,6 +197,8 @@ async def produce(drama: Drama, done: anyio.Event) -> None:
 async def play(drama: Drama, seconds: float) -> list[str]:
     """Torment everybody for a while, let them finish, and return what is wrong."""
     done = anyio.Event()
+    async with connect(drama.store.url) as storage:
+        await wait_until(lambda: everybody_is_there(drama, storage), SETTLING)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(produce, drama, done)
         await anyio.to_thread.run_sync(drama.torment, time.monotonic() + seconds)
@@ -205,18 +209,30 @@ async def play(drama: Drama, seconds: float) -> list[str]:
         while True:
             try:
                 counts = {str(state): count for state, count in (await storage.jobs.counts()).items() if count}
-                if set(counts) <= {"succeeded"}:
+                if set(counts) <= {"succeeded"} and await everybody_is_there(drama, storage):
                     break
             except QueueError:
                 pass
             if anyio.current_time() > deadline:
-                return [f"not everything has ended: {counts}"]
+                return [f"not everything has ended, or somebody is missing: {counts}"]
             await anyio.sleep(0.2)
         wrong = await anyio.to_thread.run_sync(drama.stop)
         return wrong + await judge(drama, storage)
 
 
-async def judge(drama: Drama, storage: object) -> list[str]:
+async def everybody_is_there(drama: Drama, storage: Storage) -> bool:
+    """Tell whether gateways listen and workers have a session, in which they hear which of their leases were lost."""
+    for port in drama.ports:
+        try:
+            stream = await anyio.connect_tcp("127.0.0.1", port)
+        except OSError:
+            return False
+        await stream.aclose()
+    connected = {worker.pid for worker in await storage.workers.list()}
+    return connected >= {process.pid for process in drama.workers.values()}
+
+
+async def judge(drama: Drama, storage: Storage) -> list[str]:
     """Return what is wrong with any job."""
     lines: dict[str, list[list[str]]] = defaultdict(list)
     for path in drama.folder.glob("*.log"):
@@ -229,9 +245,9 @@ async def judge(drama: Drama, storage: object) -> list[str]:
         runs[job_id][lease_id] = int(pid)
     wrong: list[str] = []
     known: set[str] = set()
-    cursor = None
+    cursor: str | None = None
     while True:
-        page = await storage.jobs.list(limit=2000, cursor=cursor)  # type: ignore[attr-defined]
+        page = await storage.jobs.list(limit=2000, cursor=cursor)
         for job in page.jobs:
             known.add(job.id)
             if job.result not in runs[job.id]:
@@ -242,6 +258,8 @@ async def judge(drama: Drama, storage: object) -> list[str]:
         cursor = page.next_cursor
         if cursor is None:
             break
+    if not known:
+        wrong.append("nothing was enqueued in so short a time: nothing was tried")
     wrong += [f"lost: {job_id}" for job_id in drama.enqueued if job_id not in known]
     again = sum(len(leases) - 1 for leases in runs.values())
     print(f"{dict(drama.deeds)}; {len(known)} jobs, {again} runs again")
@@ -296,7 +314,6 @@ def main() -> int:
         folder = Path(name)
         with drama_of(options, folder) as drama:
             drama.start()
-            time.sleep(2.0)
             wrong = anyio.run(play, drama, options.seconds)
         if wrong:
             for path in sorted(folder.glob("stderr-*.txt")):
