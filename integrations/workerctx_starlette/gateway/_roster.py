@@ -68,6 +68,7 @@ def _info_of(session: Session) -> WorkerInfo:
     hello = session.hello
     return WorkerInfo(
         id=hello.worker_id,
+        name=hello.identity,
         host_id=hello.host_id,
         hostname=hello.node,
         pid=hello.pid,

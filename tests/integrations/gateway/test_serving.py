@@ -425,12 +425,11 @@ async def test_the_workers_are_on_the_list_and_hear_commands(gateway, storage, p
     """W7: a remote worker is registered like any other, says how it fares, and is sent what operators want."""
     async with gateway:
         async with peer_of(gateway) as worker:
-            await worker.register(node="edge-1", concurrency=3, pid=7)
+            await worker.register(identity="mailer", node="edge-1", concurrency=3, pid=7)
 
             async def listed():
-                return [(each.id, each.hostname, each.concurrency) for each in await storage.workers.list()] == [
-                    ("w1", "edge-1", 3)
-                ]
+                found = [(each.id, each.name, each.hostname, each.concurrency) for each in await storage.workers.list()]
+                return found == [("w1", "mailer", "edge-1", 3)]
 
             await eventually(listed)
             await worker.say(Heartbeat((), 2, "paused"))
