@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from workerctx.service import TenantScopeProvider
     from workerctx.service.branch import AnyHandler
     from workerctx.service.store import RegistryStore
+
+_log = logging.getLogger("workerctx")
 
 
 @frozen(eq=False)
@@ -66,6 +69,7 @@ class WorkerBuilder:
         """
         for each in handlers:
             if isinstance(each, JobRegistry):
+                _warn_of_schedules(each)
                 self.register(*each.handlers)
             elif isinstance(each, JobHandler):  # pyright: ignore[reportUnnecessaryIsInstance] - untyped callers exist
                 self._add(each)
@@ -105,3 +109,13 @@ class WorkerBuilder:
         if taken:
             raise InvalidHandler(f"there is a handler for the kind {taken[0]!r} already: register each once")
         self._handlers |= dict.fromkeys(handler.kinds, handler)
+
+
+def _warn_of_schedules(jobs: JobRegistry) -> None:
+    names = ", ".join(repr(schedule.name) for schedule in jobs.schedules)
+    if names:
+        _log.warning(
+            "the schedules that %r declares are left to workers with a store, as a remote one may not put them there: %s",
+            jobs,
+            names,
+        )

@@ -812,6 +812,19 @@ def test_a_builder_refuses_what_makes_no_sense(jobs, config):
         Worker.builder(config).register(len)
 
 
+def test_a_builder_says_which_schedules_it_leaves_to_others(config, caplog):
+    """W11: a remote worker does not put its registry's schedules into the store, and does not keep silent about it."""
+    jobs = JobRegistry()
+
+    @jobs.schedule(every=60, name="tick")
+    @jobs.register
+    async def sweep() -> None: ...
+
+    Worker.builder(config).register(jobs).build()
+    assert "are left to workers with a store" in caplog.text
+    assert "'tick'" in caplog.text
+
+
 async def test_layers_and_injected_data_work_afar(jobs, config, loopback):
     """W7: layers stand around a remote handler and data are injected as on a local loop."""
 
