@@ -115,7 +115,7 @@ def _warn_of_schedules(jobs: JobRegistry) -> None:
     names = ", ".join(repr(schedule.name) for schedule in jobs.schedules)
     if names:
         _log.warning(
-            "the schedules that %r declares are left to workers with a store, as a remote one may not put them there: %s",
+            "the schedules that %r declares are left to workers with a store, a remote one may not put them there: %s",
             jobs,
             names,
         )
