@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workerctx.queue.request import EnqueueRequest
     from workerctx_redis._operations import Answer
 
-ROWS_IN_A_PART: Final = 1000
+JOBS_IN_A_PART: Final = 1000
 BYTES_IN_A_PART: Final = 4 * 1024 * 1024
 
 PUBLISH_LIMIT: Final = 120.0
@@ -27,73 +27,126 @@ PUBLISH_LIMIT: Final = 120.0
 
 @attrs.define(eq=False)
 class Part:
-    """Rows that travel together, and the groups that they refer to by place."""
+    """Jobs that travel together, and the groups that they refer to by place.
 
-    rows: list[tuple[Any, ...]] = attrs.field(factory=list[tuple[Any, ...]])
+    Attributes:
+        weight: The bytes of their payloads.
+        ids: Of each job in turn, or None if the answer tells it.
+        plain: Runs of jobs that are due at once and have no more about them than their options: group, priority, number
+            of attempts, and columns of ids, payloads and options.
+        rows: The other jobs.
+    """
+
     weight: int = 0
+    ids: list[str | None] = attrs.field(factory=list["str | None"])
+    plain: list[tuple[int, int, int, list[str], list[str], list[str | None]]] = attrs.field(factory=list[Any])
+    rows: list[tuple[Any, ...]] = attrs.field(factory=list[tuple[Any, ...]])
     _groups: dict[tuple[str, str, tuple[str, ...]], int] = attrs.field(
         factory=dict[tuple[str, str, tuple[str, ...]], int]
     )
 
     def add(self, request: EnqueueRequest) -> None:
-        """Add a row."""
-        key = (request.queue, request.kind, request.required_labels)
-        place = self._groups.setdefault(key, len(self._groups) + 1)
+        """Add a job."""
+        place = self._place(request)
         self.weight += len(request.payload_json)
-        self.rows.append(
-            (
-                request.job_id or new_id(),
-                place,
-                request.payload_json.decode(),
-                options_text(request),
-                request.priority,
-                optional_micros(request.run_at),
-                to_micros(request.delay),
-                request.max_attempts,
-                optional_micros(request.expires_at),
-                request.unique_key,
-                request.workflow_id,
-                request.tenant_id,
-                request.job_id is not None,
-            )
-        )
+        if not _is_plain(request):
+            self.ids.append(None)
+            self.rows.append(_row(request, place))
+            return
+        job_id, options = new_id(), options_text(request)
+        run = self.plain[-1] if self.plain else None
+        if run is None or run[:3] != (place, request.priority, request.max_attempts):
+            run = (place, request.priority, request.max_attempts, list[str](), list[str](), list["str | None"]())
+            self.plain.append(run)
+        self.ids.append(job_id)
+        run[3].append(job_id)
+        run[4].append(request.payload_json.decode())
+        run[5].append(options)
+
+    def add_row(self, request: EnqueueRequest) -> None:
+        """Add a job about which the answer is to tell, plain or not."""
+        self.rows.append(_row(request, self._place(request)))
 
     @property
     def texts(self) -> list[str]:
         """The groups, in the order of their places."""
         return [json_text((queue, kind, sorted(set(labels)))) for queue, kind, labels in self._groups]
 
+    @property
+    def words(self) -> tuple[list[str], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """What the script is told."""
+        return self.texts, self.rows, list(self.plain)
+
+    def _place(self, request: EnqueueRequest) -> int:
+        key = (request.queue, request.kind, request.required_labels)
+        return self._groups.setdefault(key, len(self._groups) + 1)
+
+
+def _is_plain(request: EnqueueRequest) -> bool:
+    return not (
+        request.delay
+        or request.run_at is not None
+        or request.expires_at is not None
+        or request.unique_key is not None
+        or request.workflow_id is not None
+        or request.tenant_id is not None
+        or request.depends_on
+        or request.job_id is not None
+    )
+
+
+def _row(request: EnqueueRequest, place: int) -> tuple[Any, ...]:
+    return (
+        request.job_id or new_id(),
+        place,
+        request.payload_json.decode(),
+        options_text(request),
+        request.priority,
+        optional_micros(request.run_at),
+        to_micros(request.delay),
+        request.max_attempts,
+        optional_micros(request.expires_at),
+        request.unique_key,
+        request.workflow_id,
+        request.tenant_id,
+        request.job_id is not None,
+    )
+
 
 def parts(requests: Sequence[EnqueueRequest]) -> Iterator[Part]:
     """Yield the requests in parts of a size that no server minds."""
     part = Part()
     for request in requests:
-        if part.rows and (len(part.rows) >= ROWS_IN_A_PART or part.weight >= BYTES_IN_A_PART):
+        if part.ids and (len(part.ids) >= JOBS_IN_A_PART or part.weight >= BYTES_IN_A_PART):
             yield part
             part = Part()
         part.add(request)
-    if part.rows:
+    if part.ids:
         yield part
 
 
 def enqueue_part(part: Part, requests: Sequence[EnqueueRequest]) -> Operation[list[EnqueueOutcome]]:
     """Add the jobs of one part, all or none."""
     return Operation(
-        ("enqueue", part.texts, part.rows),
-        lambda answer: _outcomes(answer, requests),
+        ("enqueue", *part.words),
+        lambda answer: _outcomes(answer, requests, part.ids),
         grows=True,
     )
 
 
 def stage(token: str, part: Part) -> Operation[None]:
     """Keep a part of a batch until the batch is published."""
-    return attrs.evolve(done("stage", token, part.texts, part.rows), grows=True)
+    return attrs.evolve(done("stage", token, *part.words), grows=True)
 
 
-def publish(token: str, count: int, requests: Sequence[EnqueueRequest]) -> Operation[list[EnqueueOutcome]]:
+def publish(token: str, staged: Sequence[Part], requests: Sequence[EnqueueRequest]) -> Operation[list[EnqueueOutcome]]:
     """Add the jobs of the staged parts, all or none."""
+    ids = [job_id for part in staged for job_id in part.ids]
     return Operation(
-        ("publish", token, count), lambda answer: _outcomes(answer, requests), grows=True, limit=PUBLISH_LIMIT
+        ("publish", token, len(staged)),
+        lambda answer: _outcomes(answer, requests, ids),
+        grows=True,
+        limit=PUBLISH_LIMIT,
     )
 
 
@@ -101,14 +154,15 @@ def rows_of(requests: Sequence[EnqueueRequest]) -> tuple[list[str], list[tuple[A
     """Return a few requests as groups and rows."""
     part = Part()
     for request in requests:
-        part.add(request)
+        part.add_row(request)
     return part.texts, part.rows
 
 
-def _outcomes(answer: Answer, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
+def _outcomes(answer: Answer, requests: Sequence[EnqueueRequest], ids: Sequence[str | None]) -> list[EnqueueOutcome]:
     match answer.result:
         case ["added", outcomes]:
-            return [EnqueueOutcome(job_id, deduped) for job_id, deduped in outcomes]
+            told = iter(outcomes)
+            return [EnqueueOutcome(*next(told)) if job_id is None else EnqueueOutcome(job_id, False) for job_id in ids]
         case ["parent", parent]:
             kind = next((request.kind for request in requests if parent in request.depends_on), "")
             raise InvalidRequest(

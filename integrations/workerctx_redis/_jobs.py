@@ -69,7 +69,7 @@ class RedisJobs(JobQueueSkeleton):
         token = new_id()
         for part in parts:
             await self._line.call(adding.stage(token, part))
-        return await self._line.call(adding.publish(token, len(parts), batch))
+        return await self._line.call(adding.publish(token, parts, batch))
 
     # Working ----------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """Waking waiters: those of this Storage with the answer, those of other processes by publish and subscribe.
 
-The script publishes one message for all that it did, in the same atomic step. A Storage subscribes once somebody
-waits. While the subscription is broken waiters look for work every few seconds, and when it is back all are woken.
+The script publishes one message for all that it did, in the same atomic step: on one channel of jobs that may have
+become claimable, on another one of jobs that have finished. A Storage subscribes to a channel once somebody waits for
+what comes there. While a subscription is broken waiters look for work every few seconds, and when it is back all are
+woken.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from coredis.retry import NoRetryPolicy
 from workerctx.lifecycle.latch import Latch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from workerctx_redis._line import Line
     from workerctx_redis._link import Link, Reply
@@ -34,6 +36,9 @@ SILENCE: Final = 15.0
 
 PATIENCE: Final = 3.0
 """Seconds that a new waiter waits for the subscription."""
+
+SOON: Final = 0.005
+"""Seconds that pass before a waiter asks when scheduled jobs are due: what it was just woken for goes first."""
 
 
 class _Ready(msgspec.Struct, array_like=True):
@@ -68,14 +73,17 @@ class RedisWakeups:
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
         limit = self._longest() if timeout is None else min(timeout, self._longest())
-        if not self._rung and limit > 0 and (self.queues is None or self.queues):
+        about_jobs = self.queues is None or bool(self.queues)
+        await self._wait_for_ring(min(limit, SOON) if about_jobs else limit)
+        if about_jobs and not self._rung and limit > SOON:
             due = await self._next_due()
-            if due is not None:
-                limit = min(limit, due)
-        with anyio.move_on_after(limit):
-            await self._latch.wait()
+            await self._wait_for_ring(limit - SOON if due is None else min(limit - SOON, due))
         rung, self._rung = self._rung, False
         return rung
+
+    async def _wait_for_ring(self, limit: float) -> None:
+        with anyio.move_on_after(limit):
+            await self._latch.wait()
 
     def ring(self) -> None:
         """End the current wait, or the next one.
@@ -95,13 +103,13 @@ class RedisWakeups:
 
 @attrs.define(eq=False)
 class WakeupHub:
-    """The waiters of one Storage and its subscription."""
+    """The waiters of one Storage and its subscriptions."""
 
     _channel: str
     _origin: str
     _waiters: tuple[RedisWakeups, ...] = attrs.field(default=(), init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
-    _ear: _Ear | None = attrs.field(default=None, init=False)
+    _ears: dict[str, _Ear] = attrs.field(factory=dict[str, "_Ear"], init=False)
 
     @asynccontextmanager
     async def wait_for(
@@ -113,27 +121,26 @@ class WakeupHub:
         next_due: Callable[[], Awaitable[float | None]],
     ) -> AsyncGenerator[RedisWakeups]:
         """Yield a waiter."""
-        waiter = RedisWakeups(queues, finished, next_due, self._longest_wait)
+        names = [name for name, wanted in (("ready", queues is None or bool(queues)), ("finished", finished)) if wanted]
         with self._lock:
-            ear = self._ear
-            if ear is None:
-                ear = _Ear(self._channel, self._origin, self)
-                line.run_beside(ear.listen)
-                self._ear = ear
+            ears = [self._ear(name, line) for name in names]
+            waiter = RedisWakeups(queues, finished, next_due, lambda: _longest_wait(ears))
             self._waiters = (*self._waiters, waiter)
         try:
             # Once there is a subscription nothing is missed; a waiter's owner looks for work before it first waits.
             with anyio.move_on_after(PATIENCE) as patience:
-                await ear.hears.wait()
-            ear.missed = ear.missed or patience.cancelled_caught
+                for ear in ears:
+                    await ear.hears.wait()
+            for ear in ears:
+                ear.missed = ear.missed or patience.cancelled_caught
             yield waiter
         finally:
             with self._lock:
                 self._waiters = tuple(other for other in self._waiters if other is not waiter)
 
     def close(self) -> None:
-        """Forget the subscription, which ends with its line."""
-        self._ear = None
+        """Forget the subscriptions, which end with their line."""
+        self._ears = {}
 
     def hear(self, reply: Reply) -> None:
         """Wake those whom our own changes concern."""
@@ -156,17 +163,41 @@ class WakeupHub:
             if waiter.finished:
                 waiter.ring()
 
-    def _longest_wait(self) -> float:
-        return FALLBACK if self._ear is not None and self._ear.is_subscribed else DEAF
+    def pass_on(self, name: str, data: bytes) -> None:
+        """Wake those whom a message concerns; our own changes have done so already."""
+        if name == "finished":
+            if data != self._origin.encode():
+                self.finished()
+            return
+        news = _decode(data)
+        if news.origin != self._origin:
+            self.ready(news.queues)
+
+    def wake_all(self, name: str) -> None:
+        """Wake all who wait for what comes on a channel."""
+        if name == "finished":
+            self.finished()
+        else:
+            self.ready(None)
+
+    def _ear(self, name: str, line: Line) -> _Ear:
+        if name not in self._ears:
+            ear = _Ear(f"{self._channel}:{name}", name, self)
+            line.run_beside(ear.listen)
+            self._ears[name] = ear
+        return self._ears[name]
+
+
+def _longest_wait(ears: Sequence[_Ear]) -> float:
+    return FALLBACK if all(ear.is_subscribed for ear in ears) else DEAF
 
 
 class _Ear:
-    """The subscription; made again with each new connection."""
+    """The subscription to a channel; made again with each new connection."""
 
-    def __init__(self, channel: str, origin: str, hub: WakeupHub) -> None:
-        self._ready = f"{channel}:ready".encode()
-        self._finished = f"{channel}:finished".encode()
-        self._origin = origin
+    def __init__(self, channel: str, name: str, hub: WakeupHub) -> None:
+        self._channel = channel.encode()
+        self._name = name
         self._hub = hub
         self.is_subscribed: bool = False
         # Whether something may have happened while somebody waited and nobody listened.
@@ -184,7 +215,7 @@ class _Ear:
 
     async def _listen_once(self, link: Link) -> None:
         subscription = link.client.pubsub(
-            channels=[self._ready, self._finished],
+            channels=[self._channel],
             ignore_subscribe_messages=True,
             max_idle_seconds=SILENCE,
             retry_policy=NoRetryPolicy(),
@@ -194,16 +225,7 @@ class _Ear:
             self.hears.wake()
             if self.missed:
                 self.missed = False
-                self._hub.ready(None)
-                self._hub.finished()
+                self._hub.wake_all(self._name)
             async for message in messages:
-                self._pass_on(message["channel"], message["data"])
-
-    def _pass_on(self, channel: Any, data: Any) -> None:
-        if channel == self._finished:
-            if data != self._origin.encode():
-                self._hub.finished()
-            return
-        news = _decode(data)
-        if news.origin != self._origin:
-            self._hub.ready(news.queues)
+                data: Any = message["data"]
+                self._hub.pass_on(self._name, data)

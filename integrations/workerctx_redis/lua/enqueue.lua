@@ -99,22 +99,52 @@ local function as_new(row)
   return new
 end
 
-local function add_all(texts, rows)
+-- Add jobs that are due at once and have nothing but options about them, in runs of those that are alike: they go the
+-- straight way, without tables of their own.
+local function add_plain(numbers, runs)
+  local records, payloads, options = {}, {}, {}
+  for _, run in ipairs(runs) do
+    local place, priority, max_attempts, ids, stored, more = unpack(run, 1, 6)
+    local group, members, places = group_of(numbers[place]), {}, {}
+    local record = encode({
+      state = 'waiting', group = group.number, priority = priority, run_at = now, created_at = now, attempt = 0,
+      max_attempts = max_attempts, deliveries = 0,
+    })
+    for index, id in ipairs(ids) do
+      pair_value(records, id, record)
+      pair_value(payloads, id, stored[index])
+      if more[index] then pair_value(options, id, more[index]) end
+      pair_score(members, id, 0)
+      pair_score(places, ready_place(now, id), 0 - priority)
+      if listening then tell('ready', { id = id, group = group.number }) end
+    end
+    in_chunks('ZADD', key('ids', group.number), members)
+    in_chunks('ZADD', group.ready, places)
+    touched[group], ready[group.queue] = true, true
+    count(group.number, 'waiting', #ids)
+  end
+  in_chunks('HSET', JOBS, records)
+  in_chunks('HSET', PAYLOADS, payloads)
+  in_chunks('HSET', OPTIONS, options)
+end
+
+local function add_all(texts, rows, plain)
   local to_add, numbers, outcomes, renamed = {}, {}, {}, {}
   for index, row in ipairs(rows) do to_add[index] = as_new(row) end
   local refused = refusal(to_add)
   if refused then return refused end
   for index, text in ipairs(texts) do numbers[index] = group_named(text) end
   for index, new in ipairs(to_add) do outcomes[index] = add(new, numbers[new.group], renamed) end
+  if plain then add_plain(numbers, plain) end
   return { 'added', outcomes }
 end
 
 actions.enqueue, shared.add_all = add_all, add_all
 
 -- A large batch comes in parts, kept under a key of its own until the last one.
-function actions.stage(token, texts, rows)
+function actions.stage(token, texts, rows, plain)
   local at = key('stage', token)
-  call('RPUSH', at, cmsgpack.pack({ texts, rows }))
+  call('RPUSH', at, cmsgpack.pack({ texts, rows, plain }))
   call('EXPIRE', at, settings.staged_for)
 end
 
@@ -122,7 +152,7 @@ function actions.publish(token, parts)
   local at = key('stage', token)
   local staged = call('LRANGE', at, 0, -1)
   if #staged ~= parts then return { 'gone' } end
-  local texts, rows = {}, {}
+  local texts, rows, plain = {}, {}, {}
   for _, part in ipairs(staged) do
     local content = cmsgpack.unpack(part)
     local offset = #texts
@@ -131,8 +161,12 @@ function actions.publish(token, parts)
       row[2] = row[2] + offset
       insert(rows, row)
     end
+    for _, run in ipairs(content[3]) do
+      run[1] = run[1] + offset
+      insert(plain, run)
+    end
   end
-  local outcome = add_all(texts, rows)
+  local outcome = add_all(texts, rows, plain)
   flush()
   call('DEL', at)
   return outcome

@@ -130,7 +130,7 @@ async def test_parts_that_nobody_published_vanish(storage, redis_server, monkeyp
     assert 0 < int(redis_server.command("ttl", key)) <= 300
     redis_server.command("del", key)
     with pytest.raises(Exception, match="nothing of it was added"):
-        await storage._line.call(publish("token", 1, requests))
+        await storage._line.call(publish("token", [part], requests))
     assert sum((await storage.jobs.counts()).values()) == 0
 
 
