@@ -11,7 +11,7 @@ import msgspec
 
 from workerctx.errors import StoreBusy, StoreDenied, StoreFull
 from workerctx_redis._failures import explain
-from workerctx_redis._source import SOURCE
+from workerctx_redis._source import SCRIPTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def channel(prefix: str, endpoint: Endpoint) -> str:
 
 @attrs.define(eq=False)
 class Link:
-    """The script of one namespace, called through a client.
+    """The scripts of one namespace, called through a client.
 
     Attributes:
         client: The driver's.
@@ -71,11 +71,11 @@ class Link:
     _prefix: str
     _origin: str
     _note: Callable[[], object] = bool
-    _script: Any = attrs.field(init=False)
+    _scripts: dict[frozenset[str], Any] = attrs.field(init=False)
     is_broken: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._script = self.client.register_script(SOURCE)
+        self._scripts = {rooms: self.client.register_script(text) for rooms, text in SCRIPTS.items()}
 
     async def perform(
         self, operations: Sequence[Operation[Any]], *, listening: bool = False, limit: float = 0.0
@@ -91,12 +91,14 @@ class Link:
             QueueError: The call failed; whether it was done may be unknown.
         """
         grows = any(operation.grows for operation in operations)
+        homes = {operation.home for operation in operations}
+        script = next(script for rooms, script in self._scripts.items() if homes <= rooms)
         encoded = [msgspec.Raw(operation.encoded) for operation in operations]
         seed = random.getrandbits(31)
         request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, grows, encoded))
         try:
             with anyio.fail_after(max(limit, self._endpoint.timeout)):
-                answer = await self._script(keys=[self._prefix], args=[request])
+                answer = await script(keys=[self._prefix], args=[request])
         except Exception as exc:
             error = explain(exc, self._endpoint)
             if not isinstance(error, (StoreBusy, StoreFull, StoreDenied)):

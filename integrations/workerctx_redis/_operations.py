@@ -64,7 +64,8 @@ class Operation(Generic[R]):
         read: Makes sense of the answer.
         grows: Whether it takes up memory, so that a full server refuses it and spares what frees memory.
         limit: Seconds to wait for the answer, if that is more than usual.
-        encoded: The words, and in which room of the script the action is.
+        home: In which room of the script the action is.
+        encoded: That and the words.
 
     Raises:
         InvalidRequest: A text among the words is none.
@@ -74,13 +75,16 @@ class Operation(Generic[R]):
     read: Callable[[Answer], R]
     grows: bool = False
     limit: float = 0.0
+    home: str = attrs.field(init=False)
     encoded: bytes = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         try:
-            encoded = _encode((HOMES[self.words[0]], *self.words))
+            home = HOMES[self.words[0]]
+            encoded = _encode((home, *self.words))
         except (TypeError, ValueError, OverflowError) as exc:
             raise InvalidRequest(f"Redis cannot be sent what was passed: {exc}") from exc
+        object.__setattr__(self, "home", home)
         object.__setattr__(self, "encoded", encoded)
 
     def __call__(self, answer: Answer) -> R:

@@ -18,6 +18,9 @@ STAGED_FOR: Final = 300
 
 _ROOMS: Final = ("enqueue", "claim", "finish", "steer", "look", "companions", "moving")
 
+_TOGETHER: Final = (("claim", "finish"), ("enqueue",), ("look",), _ROOMS)
+"""Rooms that calls need together, the frequent ones first: the fewer, the cheaper is each call."""
+
 _SETTINGS: Final = f"""local settings = {{
   at_once = {AT_ONCE}, staged_for = {STAGED_FOR}, delivery_margin = {DELIVERY_MARGIN},
   error_history = {ERROR_HISTORY}, by_user = '{BY_USER}', retry = {{
@@ -32,16 +35,18 @@ def _read(name: str) -> str:
     return (files("workerctx_redis") / "lua" / f"{name}.lua").read_text("utf-8")
 
 
-def _load() -> tuple[str, dict[str, str]]:
+def _load() -> tuple[dict[frozenset[str], str], dict[str, str]]:
     texts = {name: _read(name) for name in _ROOMS}
-    rooms = [f"rooms.{name} = function()\n{text}end\n" for name, text in texts.items()]
+    rooms = {name: f"rooms.{name} = function()\n{text}end\n" for name, text in texts.items()}
+    base, main = (_SETTINGS, _read("base"), _read("ending")), _read("main")
+    scripts = {frozenset(names): "\n".join([*base, *(rooms[name] for name in names), main]) for names in _TOGETHER}
     homes = {
         action: name
         for name, text in texts.items()
         for action in re.findall(r"^(?:function )?actions\.(\w+)", text, re.MULTILINE)
     }
-    return "\n".join([_SETTINGS, _read("base"), _read("ending"), *rooms, _read("main")]), homes
+    return scripts, homes
 
 
-SOURCE, HOMES = _load()
-"""The script, and in which of its rooms each action is."""
+SCRIPTS, HOMES = _load()
+"""The script with some or all of its rooms, and in which of them each action is."""

@@ -43,7 +43,9 @@ local function quoted(value) return value and words[value] or 'null' end
 
 -- What is to be written -----------------------------------------------------------------------------------------
 
-local hashes, zsets, sets, counted, touched = {}, {}, {}, {}, {}
+local hashes, zsets, sets, counted = {}, {}, {}, {}
+-- The groups whose ready jobs, or those to come, have changed.
+local touched, touched_later = {}, {}
 
 local function note(where, at, member, value)
   local changes = where[at]
@@ -259,7 +261,10 @@ local function leave(job)
   if state == 'waiting' then
     local group = group_of(job.group)
     zset(group.ready, job.place or ready_place(job.run_at, job.id), false)
-    if not job.place then zset(group.later, later_place(job.priority, job.id), false) end
+    if not job.place then
+      zset(group.later, later_place(job.priority, job.id), false)
+      touched_later[group] = true
+    end
     touched[group] = true
   elseif state == 'running' then
     zset(LEASES, job.id, false)
@@ -276,10 +281,11 @@ local function enter(job)
     local group = group_of(job.group)
     if job.run_at <= now then
       zset(group.ready, ready_place(job.run_at, job.id), -job.priority)
+      touched[group] = true
     else
       zset(group.later, later_place(job.priority, job.id), job.run_at)
+      touched_later[group] = true
     end
-    touched[group] = true
     ready[group.queue] = true
   elseif state == 'running' then
     zset(LEASES, job.id, job.lease_expires)
@@ -316,8 +322,10 @@ end
 -- Note which groups have something ready, and when the next job of each is due.
 local function mind_groups()
   for group in pairs(touched) do
-    local live, due = key('live', group.queue), key('due', group.queue)
-    call(call('EXISTS', group.ready) == 1 and 'SADD' or 'SREM', live, group.number)
+    call(call('EXISTS', group.ready) == 1 and 'SADD' or 'SREM', key('live', group.queue), group.number)
+  end
+  for group in pairs(touched_later) do
+    local due = key('due', group.queue)
     local first = call('ZRANGE', group.later, 0, 0, 'WITHSCORES')[2]
     if first then
       call('ZADD', due, first, group.number)
@@ -353,7 +361,8 @@ local function flush()
     end
   end
   mind_groups()
-  hashes, zsets, sets, counted, touched, changed = {}, {}, {}, {}, {}, {}
+  hashes, zsets, sets, counted, changed = {}, {}, {}, {}, {}
+  touched, touched_later = {}, {}
 end
 
 -- Events --------------------------------------------------------------------------------------------------------
@@ -375,7 +384,8 @@ local function as_set(list)
 end
 
 -- What can be asked for. Most calls need one room of the house only, so each is furnished when it is needed: making
--- functions is what costs most in a small call. `shared` holds what one room lends to others.
+-- functions is what costs most in a small call, and that is why a script has only the rooms that its calls may need.
+-- `shared` holds what one room lends to others.
 local rooms, actions, shared = {}, {}, {}
 
 local function enter_room(name)

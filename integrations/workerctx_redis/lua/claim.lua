@@ -21,7 +21,7 @@ local function promote(group)
     zset(from, place, false)
     zset(to, ready_place(run_at, string.sub(place, 11)), 2147483648 - tonumber(string.sub(place, 1, 10)))
   end
-  touched[group] = true
+  touched[group], touched_later[group] = true, true
   flush()
 end
 
