@@ -92,16 +92,3 @@ Backoff: TypeAlias = Constant | Linear | Exponential
 
 DEFAULT_RETRY: Final = Exponential()
 """What a job without a policy of its own follows: 5 s doubling to 900 s, full jitter."""
-
-_decoder: Final[msgspec.json.Decoder[Backoff]] = msgspec.json.Decoder(Backoff)
-_encode = msgspec.json.Encoder().encode
-
-
-def encode_retry(policy: RetryPolicy | None) -> str | None:
-    """Return the stored form of a policy: readable JSON, or None for the default."""
-    return None if policy is None else _encode(policy).decode()
-
-
-def decode_retry(stored: str | bytes | None) -> RetryPolicy | None:
-    """Read back what `encode_retry` made."""
-    return None if stored is None else _decoder.decode(stored)
