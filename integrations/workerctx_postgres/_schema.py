@@ -27,9 +27,9 @@ _FIRST: Final = (
     # Processes take the numbers of rows in portions of this size.
     f"CREATE SEQUENCE {{tables}}seq INCREMENT BY {NUMBERS_AT_ONCE}",
     # Times are microseconds since the epoch. A row is written three times in its life: room for that is left in each
-    # page, and vacuum comes often and works without pauses.
+    # page, more of it where indexes point to every version, and vacuum comes often and works without pauses.
     """CREATE TABLE {tables}jobs (
-        seq bigint PRIMARY KEY, ns bigint NOT NULL, grp bigint NOT NULL,
+        seq bigint PRIMARY KEY WITH (fillfactor = 40), ns bigint NOT NULL, grp bigint NOT NULL,
         run_at bigint NOT NULL, created_at bigint NOT NULL, expires_at bigint, lease_expires bigint,
         claimed_at bigint, finished_at bigint, priority integer NOT NULL,
         attempt integer NOT NULL DEFAULT 0, max_attempts integer NOT NULL, deliveries integer NOT NULL DEFAULT 0,
@@ -41,7 +41,7 @@ _FIRST: Final = (
         WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
             autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.05,
             autovacuum_vacuum_cost_delay = 0)""",
-    "CREATE UNIQUE INDEX workerctx_jobs_id ON {tables}jobs (ns, id)",
+    "CREATE UNIQUE INDEX workerctx_jobs_id ON {tables}jobs (ns, id) WITH (fillfactor = 40)",
     "CREATE INDEX workerctx_jobs_ready ON {tables}jobs (grp, priority DESC, run_at, seq) WHERE state = 'queued'",
     "CREATE INDEX workerctx_jobs_due ON {tables}jobs (grp, run_at) WHERE state = 'scheduled'",
     "CREATE INDEX workerctx_jobs_blocked ON {tables}jobs (grp) WHERE state = 'blocked'",
