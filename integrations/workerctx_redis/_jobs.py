@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from workerctx.errors import InvalidRequest, JobNotFound, LeaseExpired, LeaseLost
+from workerctx.errors import JobNotFound, LeaseExpired, LeaseLost
 from workerctx.queue.ids import new_id
 from workerctx.queue.model import CancelReason, JobPage, JobState, Lease, QueueInfo, Renewed
-from workerctx.queue.skeleton import JobQueueSkeleton
+from workerctx.queue.skeleton import JobQueueSkeleton, refuse_connection
 from workerctx.queue.sql.rows import MICROSECONDS, from_micros, optional_micros, optional_seconds, to_micros
 from workerctx_redis import _adding as adding
 from workerctx_redis import _operations as operations
@@ -55,11 +55,7 @@ class RedisJobs(JobQueueSkeleton):
         self, requests: Iterable[EnqueueRequest], *, connection: Any = None
     ) -> Sequence[EnqueueOutcome]:
         """Add many jobs, all or none."""
-        if connection is not None:
-            raise InvalidRequest(
-                f"Redis has no transactions to join, so it cannot use {type(connection).__name__}: "
-                "leave connection out, or use a SQL store"
-            )
+        refuse_connection("Redis", connection)
         batch = tuple(requests)
         parts = list(adding.parts(batch))
         if not parts:

@@ -92,3 +92,14 @@ Backoff: TypeAlias = Constant | Linear | Exponential
 
 DEFAULT_RETRY: Final = Exponential()
 """What a job without a policy of its own follows: 5 s doubling to 900 s, full jitter."""
+
+
+def as_backoff(policy: RetryPolicy | None) -> Backoff | None:
+    """Return a policy as one that can be stored and read back.
+
+    Raises:
+        InvalidRequest: It is of another kind.
+    """
+    if policy is None or isinstance(policy, Constant | Linear | Exponential):
+        return policy
+    raise InvalidRequest(f"cannot store the retry policy {policy!r}: use Constant, Linear or Exponential")

@@ -251,3 +251,16 @@ class JobQueueSkeleton(ABC):
             while (job := await self.get(job_id)).state not in FINAL_STATES:
                 await wakeups.wait(RESULT_FALLBACK)
         return job
+
+
+def refuse_connection(store: str, connection: object) -> None:
+    """Refuse a caller's connection, in a store where there is no such thing.
+
+    Raises:
+        InvalidRequest: There is one.
+    """
+    if connection is not None:
+        raise InvalidRequest(
+            f"{store} has no transactions to join, so it cannot use {type(connection).__name__}: "
+            "leave connection out, or use a SQL store"
+        )

@@ -68,6 +68,8 @@ class Exchange:
     _on_idle: Callable[[], None]
     _look: bool = field(default=True, init=False)
     """Whether there may be jobs that were not seen yet."""
+    _seen: anyio.Event | None = field(default=None, init=False)
+    """Set once there are none."""
     _idle: bool = field(default=False, init=False)
     _failures: int = field(default=0, init=False)
     _unready: str | None = field(default=NOT_REACHED, init=False)
@@ -115,8 +117,9 @@ class Exchange:
 
     @property
     def owes(self) -> bool:
-        """Whether the store has not heard of runs that ended, because it fails."""
-        return self._failures > 0 and self._desk.untold > 0
+        """Whether the store may not have heard of runs that ended, because it fails."""
+        under_way = self._asked_at < math.inf
+        return self._failures > 0 and (under_way or self._desk.untold > 0)
 
     def note_silence(self) -> None:
         """Count as unready while the store does not answer."""
@@ -134,7 +137,15 @@ class Exchange:
         async with self._jobs.wakeups(self._queues) as wakeups:
             while True:
                 self.look()
+                # Before it waits it asks when the next job is due, which must not hold up the claim.
+                await self._all_seen()
                 await wakeups.wait(self._config.poll_interval)
+
+    async def _all_seen(self) -> None:
+        """Wait until the queue was looked at and nothing was left there."""
+        while self._look:
+            self._seen = anyio.Event()
+            await self._seen.wait()
 
     def _has_business(self) -> bool:
         return self._desk.has_news() or self._wish().limit > 0
@@ -219,6 +230,11 @@ class Exchange:
             self._context.tell(JobsClaimed(number=len(claimed)))
         self._look |= len(claimed) >= wanted > 0 or desk.seating.behind is not None
         self._note_idle(asked=bool(wanted))
+        self._note_seen()
+
+    def _note_seen(self) -> None:
+        if self._seen is not None and not self._look:
+            self._seen.set()
 
     def _give_back(self) -> None:
         desk = self._desk

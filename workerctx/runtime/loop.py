@@ -13,26 +13,23 @@ import os
 import socket
 from collections.abc import Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio import AsyncContextManagerMixin
 
 from workerctx.errors import InvalidTransition, WorkerError
-from workerctx.lifecycle import Idle, Outcome, Pause, Resume, Stop, WorkerContext
+from workerctx.lifecycle import Outcome, WorkerContext
 from workerctx.lifecycle.groups import collapse
 from workerctx.queue import CancelReason, WorkerInfo, new_id
 from workerctx.runtime.boot import host_id
+from workerctx.runtime.chores import Chores
 from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
-from workerctx.runtime.exchange import Exchange
 from workerctx.runtime.leases import LeaseKeeper
 from workerctx.runtime.opening import NOT_REACHED, opened
-from workerctx.runtime.overruns import LOOK_EVERY, Overruns
-from workerctx.runtime.persist import keep_on
 from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
-from workerctx.runtime.schedule import Ticker
 from workerctx.runtime.seats import Seating
 from workerctx.runtime.slots import Slots
 from workerctx.service import DataMap, Processes, Site
@@ -41,16 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
     from typing import Self
 
-    from workerctx.lifecycle import Event, Shutdown
+    from workerctx.lifecycle import Shutdown
     from workerctx.queue import Storage
     from workerctx.service import JobRegistry, Registration, TenantScopeProvider
 
 T = TypeVar("T")
 
 _log = logging.getLogger("workerctx")
-
-_SILENCE: Final = 60.0
-"""Seconds without a heartbeat after which a worker is taken off the list."""
 
 
 class WorkerLoop(AsyncContextManagerMixin):
@@ -220,13 +214,14 @@ class WorkerLoop(AsyncContextManagerMixin):
                 storage = self.jobs.storage
                 presence = self._presence(storage)
                 reports = ProgressReports(storage.jobs, self._desk)
+                chores = self._chores(storage, presence, reports)
                 processes = Processes()
                 slots = self._slots(storage, reports, processes)
                 self._keeper = LeaseKeeper(storage, self._desk, self.config, self._context)
                 try:
                     async with (
                         self._keeper,
-                        self._chores(storage, presence, reports),
+                        chores.under_way(),
                         processes,
                         self._context,
                         # Slots are part of the body, not spawned tasks: what the context counts are jobs.
@@ -265,54 +260,18 @@ class WorkerLoop(AsyncContextManagerMixin):
                 ", ".join(map(repr, unknown)),
             )
 
-    @asynccontextmanager
-    async def _chores(self, storage: Storage, presence: Presence, reports: ProgressReports) -> AsyncGenerator[None]:
-        """Do inside what a worker does besides running jobs; its last act is to tell the store what became of them."""
-        name, config = self._context.name, self.config
-        exchange = Exchange(
-            storage.jobs, self._desk, config, self._context, self.worker_id, self.jobs.kinds, self._note_idle
+    def _chores(self, storage: Storage, presence: Presence, reports: ProgressReports) -> Chores:
+        return Chores(
+            storage,
+            self.jobs,
+            self._desk,
+            self.config,
+            self._context,
+            presence,
+            reports,
+            self.worker_id,
+            self._burst,
         )
-
-        overruns = Overruns(self._desk, config, self._context)
-
-        ticker = Ticker(storage, self.jobs.schedules)
-
-        async def reap() -> None:
-            # What ended here during an outage is told first, or this would take those jobs away from itself.
-            if not exchange.owes and await storage.jobs.reap_expired_leases():
-                exchange.look()
-
-        async def look_at_the_clock() -> None:
-            while True:
-                await anyio.sleep(LOOK_EVERY)
-                overruns.look()
-                exchange.note_silence()
-
-        self._context.listen(lambda _, event: self._follow(event, exchange), Pause, Resume, Stop)
-        async with anyio.create_task_group() as tasks:
-            for chore in (
-                exchange.run,
-                exchange.watch,
-                look_at_the_clock,
-                lambda: ticker.run(name),
-                lambda: reports.run(name),
-                lambda: presence.run(config.heartbeat),
-                lambda: keep_on(name, "reap expired leases", config.reap_interval, reap),
-                lambda: keep_on(name, "forget silent workers", _SILENCE, lambda: storage.workers.reap(_SILENCE)),
-            ):
-                tasks.start_soon(self._serve, chore)
-            try:
-                yield
-            finally:
-                self._desk.close()
-                exchange.end(config.hard_limit)
-                tasks.cancel_scope.cancel()
-
-    async def _serve(self, chore: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await chore()
-        except Exception as exc:  # noqa: BLE001 - the loop's own failure fails the worker, visibly
-            self._context.fail(exc)
 
     def _slots(self, storage: Storage, reports: ProgressReports, processes: Processes) -> Slots:
         site = Site(
@@ -343,14 +302,3 @@ class WorkerLoop(AsyncContextManagerMixin):
             key_limits=self._desk.seating.of_each_key,
         )
         return Presence(storage.workers, info, self._desk, self._context)
-
-    def _follow(self, event: Event, exchange: Exchange) -> None:
-        if isinstance(event, Stop):
-            self._desk.close()
-            self._desk.tell_all(CancelReason.SHUTDOWN)
-        exchange.look()
-
-    def _note_idle(self) -> None:
-        self._context.emit(Idle())
-        if self._burst:
-            self._context.stop("burst: nothing is left to do")

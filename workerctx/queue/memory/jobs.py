@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import anyio.lowlevel
 import attrs
 
-from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import decode_json
 from workerctx.queue.memory import adding, claiming, finishing, listing, steering
 from workerctx.queue.memory.wakeups import MemoryWakeups
 from workerctx.queue.model import FINAL_STATES
-from workerctx.queue.skeleton import JobQueueSkeleton
+from workerctx.queue.skeleton import JobQueueSkeleton, refuse_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
@@ -46,11 +45,7 @@ class MemoryJobs(JobQueueSkeleton):
         self, requests: Iterable[EnqueueRequest], *, connection: Any = None
     ) -> Sequence[EnqueueOutcome]:
         """Add many jobs, all or none."""
-        if connection is not None:
-            raise InvalidRequest(
-                f"a memory store has no transactions to join, so it cannot use {type(connection).__name__}: "
-                "leave connection out, or use a SQL store"
-            )
+        refuse_connection("a memory store", connection)
         batch = tuple(requests)
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:

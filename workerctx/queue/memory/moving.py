@@ -24,7 +24,7 @@ from workerctx.queue.ids import new_id
 from workerctx.queue.memory import steering
 from workerctx.queue.memory.limits import Bucket
 from workerctx.queue.model import JobState
-from workerctx.queue.sql.rows import as_backoff
+from workerctx.queue.retry import as_backoff
 
 if TYPE_CHECKING:
     from workerctx.queue.memory.change import Change

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import msgspec
 
-from workerctx.errors import InvalidRequest, LeaseLost
+from workerctx.errors import LeaseLost
 from workerctx.queue.codec import decode_json
 from workerctx.queue.model import CancelReason, FailedAttempt, JobState, Lease, OnParentFailure, QueuedJob
-from workerctx.queue.retry import Backoff, Constant, Exponential, Linear, RetryPolicy
+from workerctx.queue.retry import Backoff, as_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -240,14 +240,3 @@ def lease_pairs(leases: Iterable[str]) -> str:
             continue
         pairs.append((seq, claim_id))
     return json_text(sorted(pairs))
-
-
-def as_backoff(policy: RetryPolicy | None) -> Backoff | None:
-    """Return a policy as one that can be stored and read back.
-
-    Raises:
-        InvalidRequest: It is of another kind.
-    """
-    if policy is None or isinstance(policy, Constant | Linear | Exponential):
-        return policy
-    raise InvalidRequest(f"cannot store the retry policy {policy!r}: use Constant, Linear or Exponential")

@@ -10,10 +10,10 @@ import msgspec
 from workerctx.errors import ScheduleNotFound
 from workerctx.queue.model import OnParentFailure  # noqa: TC001 - msgspec reads the annotations
 from workerctx.queue.request import EnqueueRequest
-from workerctx.queue.retry import Backoff  # noqa: TC001 - msgspec reads the annotations
+from workerctx.queue.retry import Backoff, as_backoff
 from workerctx.queue.schedule import Fired, Misfire, Schedule
 from workerctx.queue.sql.enqueueing import enqueue_all
-from workerctx.queue.sql.rows import MICROSECONDS, as_backoff, json_text, optional_micros, optional_seconds, to_micros
+from workerctx.queue.sql.rows import MICROSECONDS, json_text, optional_micros, optional_seconds, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
