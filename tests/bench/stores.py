@@ -35,6 +35,8 @@ from workerctx_redis._endpoint import Endpoint
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from workerctx.queue.model import Claimed
+
 RUN = "no-op jobs/s"
 BULK = "`enqueue_bulk`, jobs/s"
 P50 = "pick-up, p50"
@@ -153,7 +155,7 @@ async def memory(url: str, number: int) -> list[tuple[str, ...]]:
             ]
             await storage.jobs.enqueue_bulk(requests)
             sizes = [await used(client, prefix)]
-            claimed = []
+            claimed: list[Claimed] = []
             while len(claimed) < number:
                 claimed += await storage.jobs.claim_many("bench", limit=1000)
             sizes.append(await used(client, prefix))

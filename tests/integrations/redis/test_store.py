@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import nullcontext
 from functools import partial
 
 import anyio
@@ -132,6 +133,45 @@ async def test_parts_that_nobody_published_vanish(storage, redis_server, monkeyp
     with pytest.raises(Exception, match="nothing of it was added"):
         await storage._line.call(publish("token", [part], requests))
     assert sum((await storage.jobs.counts()).values()) == 0
+
+
+# The straight way -----------------------------------------------------------
+
+FATE = ("state", "attempt", "deliveries", "worker_id", "result_json", "timeout", "payload_json", "progress")
+
+
+@pytest.mark.parametrize("began", [True, False])
+@pytest.mark.parametrize("worker", ["worker", 'work"er\\'])
+async def test_jobs_fare_the_same_whether_or_not_somebody_listens(storage, began, worker):
+    """Q10: what is done without tables of jobs, as nobody has to be told, is what is done for listeners."""
+    fates = []
+    for listening in (True, False):
+        async with storage.jobs.subscribe() if listening else nullcontext():
+            ids = [outcome.id for outcome in await storage.jobs.enqueue_bulk(crowd(6, timeout=9.0))]
+            claimed = await storage.jobs.claim_many(worker, limit=6, began=began)
+            assert [job.id for job, _ in claimed] == ids
+            leases = [lease.id for _, lease in claimed]
+            finishes = [
+                CompleteLease(leases[0]),
+                CompleteLease(leases[0]),
+                CompleteLease.of(leases[1], {"size": 1}),
+                ReleaseLease(leases[2]),
+                CompleteLease(leases[2]),
+                CompleteLease(leases[3][:-1] + "-"),
+                CompleteLease(leases[4]),
+            ]
+            await storage.jobs.cancel(ids[4])
+            lost = [error is not None for error in await storage.jobs.finish_many(finishes)]
+            assert lost == [False, True, False, False, True, True, False]
+            jobs = [await storage.jobs.get(job_id) for job_id in ids]
+            fates.append([[getattr(job, name) for name in FATE] for job in jobs])
+            await storage.jobs.finish_many([ReleaseLease(leases[3]), ReleaseLease(leases[5])])
+            await storage.jobs.finish_many(
+                [CompleteLease(lease.id) for _, lease in await storage.jobs.claim_many("other", limit=6)]
+            )
+            counts = await storage.jobs.counts()
+            assert counts[JobState.SUCCEEDED] == sum(counts.values()) == 6 * len(fates)
+    assert fates[0] == fates[1]
 
 
 # Callers --------------------------------------------------------------------
