@@ -80,8 +80,8 @@ function finishes.throttle(job, retry_after, scope)
   give_back(job, now + retry_after)
 end
 
--- Most runs complete jobs that nobody waits for and that have nothing about them that their end minds. They go the
--- straight way, as in a claim, unless the call has changed them already. Returns which of the ids are done with.
+-- Most runs complete jobs that have nothing about them that their end minds. They go the straight way, as in a claim,
+-- unless the call has changed them already. Returns which places of the list are done with, and the ids there.
 local RUNNING = '^%["running",(%d+),(%d+,%d+,%d+),(%d+),(%d+,%d+),"([^"]*)",("[^"]*"),(%w+),(%d+)%]$'
 
 local function complete_straight(token, ids, outputs)
@@ -130,12 +130,19 @@ local function finish_all(runs, began)
         for _, id in ipairs(ended) do insert(ends, { id = id, state = 'succeeded' }) end
       end
     end
+    local others = {}
     for index, id in ipairs(ids) do
-      local job = not done[index] and held(id, token)
-      local problem = not done[index] and (not job and 'lost'
-        or how(job, first and first[index], second and second[index], third and third[index]))
-      if problem then insert(problems, { place, problem }) end
-      if job and FINAL[job.state] then insert(ends, job) end
+      if not done[index] then insert(others, id) end
+    end
+    load_all(others)
+    for index, id in ipairs(ids) do
+      if not done[index] then
+        local job = held(id, token)
+        local problem = not job and 'lost'
+          or how(job, first and first[index], second and second[index], third and third[index])
+        if problem then insert(problems, { place, problem }) end
+        if job and FINAL[job.state] then insert(ends, job) end
+      end
       place = place + 1
     end
   end
