@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -143,7 +143,7 @@ async def used(client: Client, prefix: str) -> int:
 async def memory(url: str, number: int) -> list[tuple[str, ...]]:
     """Return the bytes that a plain job takes in Redis beside its payload, with and without names that are indexed."""
     payload = {"path": "x" * 19}
-    marks: tuple[dict[str, str], ...] = ({}, {"workflow_id": "workflow", "tenant_id": "tenant"})
+    marks: tuple[dict[str, Any], ...] = ({}, {"workflow_id": "workflow", "tenant_id": "tenant"})
     rows: list[tuple[str, ...]] = [("bytes of a job beside its payload", "waiting", "running", "finished")]
     for mark in marks:
         prefix = f"memory{len(rows)}"
