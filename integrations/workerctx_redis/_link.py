@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import attrs
 import msgspec
+from coredis.exceptions import NoScriptError
 
 from workerctx.errors import StoreBusy, StoreDenied, StoreFull
 from workerctx_redis._failures import explain
@@ -44,6 +46,8 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     unsettled: bool
 
 
+_SHAS: Final = {rooms: hashlib.sha1(text.encode()).hexdigest() for rooms, text in SCRIPTS.items()}  # noqa: S324 - Redis
+
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -71,11 +75,7 @@ class Link:
     _prefix: str
     _origin: str
     _note: Callable[[], object] = bool
-    _scripts: dict[frozenset[str], Any] = attrs.field(init=False)
     is_broken: bool = attrs.field(default=False, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._scripts = {rooms: self.client.register_script(text) for rooms, text in SCRIPTS.items()}
 
     async def perform(
         self, operations: Sequence[Operation[Any]], *, listening: bool = False, limit: float = 0.0
@@ -92,13 +92,13 @@ class Link:
         """
         grows = any(operation.grows for operation in operations)
         homes = {operation.home for operation in operations}
-        script = next(script for rooms, script in self._scripts.items() if homes <= rooms)
+        rooms = next(rooms for rooms in SCRIPTS if homes <= rooms)
         encoded = [msgspec.Raw(operation.encoded) for operation in operations]
         seed = random.getrandbits(31)
         request = _encode((listening, self._origin, channel(self._prefix, self._endpoint), seed, grows, encoded))
         try:
             with anyio.fail_after(max(limit, self._endpoint.timeout)):
-                answer = await script(keys=[self._prefix], args=[request])
+                answer = await self._run(rooms, request)
         except Exception as exc:
             error = explain(exc, self._endpoint)
             if not isinstance(error, (StoreBusy, StoreFull, StoreDenied)):
@@ -108,6 +108,15 @@ class Link:
         reply = _decode_reply(answer)
         self.groups.learn(reply.names)
         return reply
+
+    async def _run(self, rooms: frozenset[str], request: bytes) -> Any:
+        sha, keys, args = _SHAS[rooms], [self._prefix], [request]
+        try:
+            return await self.client.evalsha(sha, keys=keys, args=args)
+        except NoScriptError:
+            # It is the first call since the server was started, or its scripts were flushed; nothing was done.
+            await self.client.script_load(SCRIPTS[rooms])
+            return await self.client.evalsha(sha, keys=keys, args=args)
 
     def give_up(self) -> None:
         """Have the client thrown away; the driver's pool does not get over connections that were lost in use."""
