@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 
 _CONNECT: Final = 10.0
 """Seconds in which a connection must be made and upgraded."""
-_PING: Final = 15.0
-"""Seconds between two pings, and for each answer: a peer that is gone is noticed within twice that.
-
-More often would cost a gateway with many idle workers as much as all else that they say.
-"""
+_PING: Final = 10.0
+"""Seconds between two pings, and for each answer: a peer that is gone is noticed within twice that."""
 _GOODBYE: Final = 0.5
 """Seconds in which the word of goodbye must have left."""
 _IN_GOOD_ORDER: Final = (1000, 1001, 1005, 1012, 1013)
