@@ -83,8 +83,8 @@ class CallTaker(ABC, Generic[X]):
             if not self._withdraw(call):
                 await self._settle(call, done)
             raise
-        if call.error is not None:
-            raise call.error
+        if call.failure is not None:
+            raise call.failure
         return cast("R", call.result)
 
     async def _wait(self, done: anyio.Event) -> None:
@@ -121,7 +121,7 @@ class CallTaker(ABC, Generic[X]):
 
     def _undo(self, call: Call[Any], wake: Callable[[], object] | None = None) -> bool:
         """Hand over the operation that undoes a call, if there is one."""
-        operation = None if call.orphan is None or call.error is not None else call.orphan(call.result)
+        operation = None if call.orphan is None or call.failure is not None else call.orphan(call.result)
         if operation is None:
             return False
         try:

@@ -29,9 +29,10 @@ class Call(Generic[R]):
         orphan: Makes the operation that undoes a result which nobody waits for any more.
         result: What came of it, if there is no error.
         error: Why it failed.
+        given_up: Why nobody waits for the engine any more; what that makes of it afterwards does not count.
     """
 
-    __slots__ = ("_wake", "abandoned", "error", "home", "operation", "orphan", "result", "state")
+    __slots__ = ("_wake", "abandoned", "error", "given_up", "home", "operation", "orphan", "result", "state")
 
     def __init__(
         self, operation: Any, orphan: Callable[[R], Any] | None, home: Home | None, wake: Callable[[], object] | None
@@ -44,6 +45,12 @@ class Call(Generic[R]):
         self.abandoned: bool = False
         self.result: R | None = None
         self.error: BaseException | None = None
+        self.given_up: BaseException | None = None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why there is no result; None if there is one."""
+        return self.given_up or self.error
 
     def wake(self) -> None:
         """Let its caller go on; on the caller's loop, or in the batcher's thread for a caller that is a thread."""
@@ -117,7 +124,7 @@ class Hand:
             self._given_up = True
             batch, self._batch = self._batch, []
             for call in batch:
-                call.state, call.error = DONE, error
+                call.state, call.given_up = DONE, error
         if self._engine is not None:
             self._engine.interrupt()
         wake_all(batch)

@@ -244,6 +244,42 @@ async def test_a_hung_store_is_given_up_and_replaced():
     assert ledgers[1].entries == ["fresh"]
 
 
+class Slow(Ledger):
+    """An engine whose call ends because it is interrupted, and before anybody hears of the interruption."""
+
+    def __init__(self, end) -> None:
+        super().__init__()
+        self.gate.clear()
+        self.end = end
+        self.thread = None
+
+    def perform(self, calls: Sequence[Call]) -> None:
+        self.thread = threading.current_thread()
+        self.gate.wait(10)
+        for call in calls:
+            call.result, call.error = None, None
+        self.end()
+
+    def interrupt(self) -> None:
+        self.gate.set()
+        self.thread.join(10)
+
+
+def _break() -> None:
+    raise StoreUnavailable("the connection broke")
+
+
+@pytest.mark.parametrize("end", [_break, lambda: None], ids=["fails", "goes on"])
+async def test_what_comes_of_a_call_that_was_given_up_does_not_count(end):
+    """W3: whatever an interrupted batch ends with, its callers hear that it was given up, and that nobody knows."""
+    ledgers = iter([Slow(end), Ledger()])
+    batcher = Batcher(lambda: next(ledgers), "test-given-up", hang_limit=0.5)
+    await anyio.to_thread.run_sync(batcher.start)
+    with anyio.fail_after(8), pytest.raises(StoreUnavailable, match="whether the call was done is unknown"):
+        await batcher.call(_append("hung"))
+    await anyio.to_thread.run_sync(batcher.close)
+
+
 async def test_a_closed_batcher_says_so(ledger):
     """Calls before opening and after closing are refused, and closing twice is harmless."""
     batcher = Batcher(lambda: ledger, "test-closed")
