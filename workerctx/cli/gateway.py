@@ -14,6 +14,7 @@ from attrs import asdict, frozen
 from cyclopts import Parameter
 
 import workerctx
+from workerctx.cli.ending import ignore_signals
 from workerctx.cli.health import HealthOptions, HealthServer, Pulse, health_of
 from workerctx.cli.logs import Announcer, LogOptions
 from workerctx.cli.output import without_password
@@ -162,6 +163,7 @@ def _serve(server: Server, stores: list[str], grace: float, health: HealthOption
 
     with ExitStack() as stack:
         stack.enter_context(stop_on_signals(monitor))
+        stack.callback(ignore_signals)
         facts = {"stores": ", ".join(map(without_password, stores)), "listens on": server.url, "grace": f"{grace:g} s"}
         if health.port is not None:
             probes = stack.enter_context(HealthServer(health, verdict))

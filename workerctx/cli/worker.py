@@ -12,6 +12,7 @@ import anyio
 from attrs import frozen
 
 import workerctx
+from workerctx.cli.ending import ignore_signals
 from workerctx.cli.health import HealthServer, Pulse, health_of
 from workerctx.cli.line import LowerEnd
 from workerctx.cli.loading import load_registry
@@ -128,6 +129,7 @@ class WorkerCommand:
         name = self.name or f"{socket.gethostname()}-{os.getpid()}"
         with ExitStack() as stack:
             stack.enter_context(stop_on_signals(supervisor))
+            stack.callback(ignore_signals)
             server = None
             if self.health.port is not None:
                 server = stack.enter_context(HealthServer(self.health, supervisor.health))
@@ -160,6 +162,7 @@ class WorkerCommand:
 
         with ExitStack() as stack:
             stack.enter_context(stop_on_signals(monitor))
+            stack.callback(ignore_signals)
             server = None
             if line is not None:
                 line.attach(monitor, health)

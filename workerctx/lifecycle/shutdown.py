@@ -111,7 +111,8 @@ def stop_on_signals(
     """Stop `target` when the process gets a signal, while inside this context manager.
 
     The first signal asks for a stop with the target's own grace, a second one for a stop with grace 0. The previous
-    handlers are back afterwards. Nothing else in the library touches signal handlers.
+    handlers are back afterwards, where nobody has set others meanwhile. Nothing else in the library touches signal
+    handlers.
 
     Args:
         target: a `WorkerContext`, `Monitor` or `Shutdown`.
@@ -145,5 +146,5 @@ def stop_on_signals(
     finally:
         for number, before in previous.items():
             # None: the handler was not installed from Python and cannot be put back by it.
-            if before is not None:
+            if before is not None and signal.getsignal(number) is handler:
                 signal.signal(number, before)

@@ -102,7 +102,7 @@ class WorkerConfig:
         concurrency: How many jobs run at once. Default: 10.
         concurrency_per_kind: Of each of these kinds, how many jobs run at once; it goes before the handler's own
             ``concurrency``. Default: no kind is limited.
-        prefetch: How many jobs may wait in memory for a slot, at the most. Default: 1000.
+        prefetch: How many jobs may wait in memory for a slot, at the most. Default: 2000.
         prefetch_window: Seconds after which a prefetched job that has not begun is given back. Default: 0.05.
         lease_ttl: Seconds after which a silent worker's jobs go to others. Default: 30.
         heartbeat: Seconds between two renewals of leases, which also bring the news of cancelled jobs; at most half of
@@ -126,7 +126,7 @@ class WorkerConfig:
     queues: Mapping[str, int] = field(default={"default": 1}, converter=_weights)
     concurrency: int = field(default=10, converter=_whole)
     concurrency_per_kind: Mapping[str, int] = field(default={}, converter=_numbers)
-    prefetch: int = field(default=1000, converter=_whole)
+    prefetch: int = field(default=2000, converter=_whole)
     prefetch_window: float = field(default=0.05, converter=_seconds)
     lease_ttl: float = field(default=30.0, converter=_seconds)
     heartbeat: float = field(default=2.0, converter=_seconds)

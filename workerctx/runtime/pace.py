@@ -14,6 +14,8 @@ _SMOOTHING: Final = 0.2
 """Share of the newest in an average."""
 _SHORTEST_MEMORY: Final = 0.01
 """Seconds of work after which the rate at which jobs end is as good as forgotten; it takes a run at the least."""
+_MOST: Final = 1000
+"""Jobs to claim ahead: with more, a round costs no less for each, and workers share a queue less evenly."""
 _SHORTEST_WAIT: Final = 0.001
 """Seconds; below that, timers are no use."""
 
@@ -72,7 +74,7 @@ class Pace:
         horizon = min(window, window / 2 + self.round)
         if self.run <= horizon or self.deviation > horizon:
             # Who is next to end cannot be told, only how many will.
-            return int(self._rate * horizon), math.inf
+            return min(_MOST, int(self._rate * horizon)), math.inf
         soon = 0
         for moment in began:
             left = self.run - (now - moment)

@@ -235,6 +235,17 @@ def test_handlers_are_restored_whatever_happens():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_a_handler_that_was_set_meanwhile_stays():
+    """L33: who lets signals do something else from then on is not overruled at the end."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with stop_on_signals(WorkerContext(), signal.SIGTERM):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_signal_that_cannot_be_caught_changes_nothing():
     """L33: asking for a signal that cannot be handled is an error that leaves the others as they were."""
     before = signal.getsignal(signal.SIGTERM)
