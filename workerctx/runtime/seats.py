@@ -154,7 +154,9 @@ class Seating:
     def has_made_room(self, now: float) -> bool:
         """Tell whether more can be claimed than when this was asked last."""
         if now >= self.look_at:
-            self.look_at, self._made_room = math.inf, True
+            # Another kind, or more jobs of the same, may have been given back since: those are left alone for longer.
+            left_alone = (limit.left_alone_until for limit in self.limits if limit.left_alone_until > now)
+            self.look_at, self._made_room = min(left_alone, default=math.inf), True
         made_room, self._made_room = self._made_room, False
         return made_room
 

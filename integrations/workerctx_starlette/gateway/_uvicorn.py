@@ -10,6 +10,7 @@ from workerctx_starlette.gateway._names import tls_extension
 try:
     import uvicorn
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    from websockets.exceptions import InvalidState
 except ImportError as exc:
     raise ImportError("workerctx gateway needs the 'gateway' extra: pip install 'workerctx[gateway]'") from exc
 
@@ -38,6 +39,13 @@ class WorkerProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True  # a refusal is an answer, too, and nothing to complain of
+
+    def shutdown(self) -> None:
+        """Close the connection; uvicorn stumbles over one that the client is closing at this moment."""
+        try:
+            super().shutdown()
+        except InvalidState:
+            self.transport.close()
 
 
 class Server(uvicorn.Server):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
 
 from workerctx import Outcome
 from workerctx.errors import StoreClosed, WorkerFailed
@@ -18,6 +21,7 @@ from workerctx.remote.wire import messages_of, worker_reader
 from workerctx_starlette import combine_lifespans, probes, worker_lifespan
 from workerctx_starlette.gateway import Gateway, Identity, bearer_tokens
 from workerctx_starlette.gateway._server import GatewayServer
+from workerctx_starlette.gateway._uvicorn import WorkerProtocol
 
 TOKEN = "a token that nobody guesses"
 
@@ -102,3 +106,17 @@ async def test_a_store_that_is_gone_for_good_fails_the_gateway(url):
             await store.__aexit__(None, None, None)
             await gateway.context.wait_stopping()
     assert isinstance(failure.value.__cause__, StoreClosed)
+
+
+def test_a_shutdown_bears_connections_that_are_closing():
+    """R6: a client that says goodbye in the moment of a shutdown does not make the server stumble."""
+    protocol = object.__new__(WorkerProtocol)
+    cut = []
+    protocol.stop_keepalive = lambda: None
+    protocol.close_sent, protocol.handshake_complete = False, True
+    protocol.queue = SimpleNamespace(put_nowait=lambda message: None)
+    protocol.transport = SimpleNamespace(close=lambda: cut.append(True))
+    protocol.conn = ServerProtocol(state=OPEN)
+    protocol.conn.send_close(1000)
+    protocol.shutdown()
+    assert cut == [True]

@@ -18,6 +18,7 @@ from workerctx.errors import PermissionDenied, ProtocolError, SessionLost, Unaut
 from workerctx.remote.frames import MAX_MESSAGE, Heartbeat, RegisterAck, Result, ResultAck
 from workerctx.remote.websocket import connector
 from workerctx.remote.wire import gateway_reader, messages_of
+from workerctx_starlette.gateway._uvicorn import WorkerProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ async def app(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[
 def listening(**options: Any) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = {
-            "ws": "websockets-sansio",
+            "ws": WorkerProtocol,
             "lifespan": "off",
             "log_level": "critical",
             "ws_max_size": 2 * MAX_MESSAGE,

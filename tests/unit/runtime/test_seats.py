@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,6 +14,8 @@ from attrs import define, field
 from workerctx.errors import InvalidRequest
 from workerctx.queue import JobState
 from workerctx.runtime import JobFinished, JobsClaimed
+from workerctx.runtime.desk import Run
+from workerctx.runtime.seats import Limit, Seating
 from workerctx.service import JobRegistry
 
 if TYPE_CHECKING:
@@ -294,3 +297,21 @@ async def test_a_limit_of_an_unknown_kind_is_logged(
     with caplog.at_level(logging.WARNING, "workerctx"):
         await burst(concurrency_per_kind={"wrok": 2, work.kind: 1})
     assert "has no handler for 'wrok', which concurrency_per_kind limits" in caplog.text
+
+
+def test_a_kind_that_is_left_alone_again_is_looked_at_again():
+    """W1: jobs that are given back while their kind is left alone prolong that, and then it is claimed all the same."""
+    seating = Seating((Limit(("sync",), None, 1, lambda _: "a"),))
+    sitting, early, late = (
+        Run(SimpleNamespace(kind="sync"), SimpleNamespace(id=str(number)), claimed_at, counted=False)
+        for number, claimed_at in enumerate([0.0, 0.0, 0.25])
+    )
+    assert [seating.admit(run) for run in (sitting, early, late)] == [True, False, False]
+    for now, overdue in ((0.5, early), (0.75, late)):
+        assert seating.overdue(now, 0.5) == [overdue]
+        assert not list(seating.leave(overdue))
+    assert seating.has_made_room(1.5)
+    assert seating.room(1.5, most=10) == {"sync": 0}
+    assert seating.look_at == 1.75
+    assert seating.has_made_room(1.75)
+    assert seating.room(1.75, most=10) == {"sync": 10}
