@@ -12,9 +12,10 @@ import workerctx
 from workerctx.errors import ProtocolError, SessionDenied, SessionLost, Unauthenticated
 from workerctx.remote.frames import VERSIONS, Denied, Register, RegisterAck
 from workerctx.remote.wire import gateway_reader, messages_of
+from workerctx_starlette.gateway._checks import check_id, check_name
 from workerctx_starlette.gateway._connection import BREACH
 from workerctx_starlette.gateway._identity import recognise
-from workerctx_starlette.gateway._session import Session, check_id, check_name
+from workerctx_starlette.gateway._session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -33,6 +33,7 @@ from workerctx.remote.frames import (
 )
 from workerctx.remote.outcomes import finish_of
 from workerctx.remote.wire import gateway_reader
+from workerctx_starlette.gateway._checks import check_id, check_name
 from workerctx_starlette.gateway._connection import BREACH, GOING_AWAY
 from workerctx_starlette.gateway._line import Profile
 from workerctx_starlette.gateway._outbox import Outbox
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
-_LONGEST_NAME: Final = 255
 _MOST: Final = 2**31 - 1
 
 
@@ -328,27 +328,6 @@ class Session:
             self.outbox.put(await answer(frame, self._engine.storage, steering=self.identity.steers))
         finally:
             self._asking -= 1
-
-
-def check_name(what: str, value: str) -> None:
-    """Refuse a text that a store might stumble over.
-
-    Raises:
-        ProtocolError: It is too long or unprintable.
-    """
-    if len(value) > _LONGEST_NAME or not value.isprintable():
-        raise ProtocolError(f"{what} must be at most {_LONGEST_NAME} printable characters, not {value[:40]!r}")
-
-
-def check_id(value: str) -> None:
-    """Refuse what cannot be the id of a lease.
-
-    Raises:
-        ProtocolError: It is empty, too long or unprintable.
-    """
-    if not value:
-        raise ProtocolError("a lease has an empty id")
-    check_name("the id of a lease", value)
 
 
 def _profile(hello: Register) -> Profile:
