@@ -122,18 +122,19 @@ class WorkerControl(WorkerView):
 
     # Readiness
 
-    def mark_unready(self, reason: str) -> None:
-        """Make `is_ready` false although the worker runs; `reason` is what probes will say."""
-        self._unready = reason
-
-    def mark_ready(self, reason: str | None = None) -> None:
-        """Undo `mark_unready`.
+    def mark_unready(self, reason: str, *, about: str = "") -> None:
+        """Make `is_ready` false although the worker runs, until `mark_ready` is called for the same part.
 
         Args:
-            reason: Only if this is still why the worker is unready; None for whatever the reason is.
+            reason: what probes will say, instead of what was last said about this part.
+            about: the part of the worker that is in trouble; each has a reason of its own. A `WorkerLoop` speaks of
+                its "store".
         """
-        if reason in (None, self._unready):
-            self._unready = None
+        self._troubles[about] = reason
+
+    def mark_ready(self, *, about: str = "") -> None:
+        """Undo `mark_unready` for one part; the worker is ready once no part is in trouble."""
+        self._troubles.pop(about, None)
 
     # Inside
 

@@ -59,7 +59,7 @@ class WorkerView:
         self._shutdown = shutdown
         self._service = service
         self._born = time.monotonic()
-        self._unready: str | None = None
+        self._troubles: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -150,18 +150,19 @@ class WorkerView:
     @property
     def is_ready(self) -> bool:
         """Whether it could take work now; `ready_reason` says why not."""
-        return self.state is WorkerState.RUNNING and self._unready is None
+        return self.state is WorkerState.RUNNING and not self._troubles
 
     @property
     def ready_reason(self) -> str:
         """Why the worker is ready or is not, for people and probes."""
         now = self._shell.machine.snapshot
         because = f": {now.reason}" if now.reason else ""
+        troubles = "; ".join(list(self._troubles.values()))  # copied at once, as any thread may change them
         match now.state:
             case WorkerState.PENDING:
-                return self._unready or "not started yet"
+                return troubles or "not started yet"
             case WorkerState.RUNNING:
-                return self._unready or "running"
+                return troubles or "running"
             case WorkerState.PAUSED:
                 return f"paused{because}"
             case WorkerState.STOPPED:

@@ -287,9 +287,9 @@ class Worker:
 
     def _note_session(self, trouble: str | None) -> None:
         if trouble is None:
-            self.context.mark_ready()
+            self.context.mark_ready(about="session")
         else:
-            self.context.mark_unready(trouble)
+            self.context.mark_unready(trouble, about="session")
 
 
 def _once(session: WorkerSession) -> Connector:

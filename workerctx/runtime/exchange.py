@@ -18,7 +18,7 @@ from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, FailLease
 from workerctx.runtime.desk import Run
 from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
-from workerctx.runtime.opening import NOT_REACHED
+from workerctx.runtime.opening import STORE
 from workerctx.runtime.persist import backoff, keep_on
 from workerctx.service.describe import describe
 
@@ -72,8 +72,6 @@ class Exchange:
     """Set once there are none."""
     _idle: bool = field(default=False, init=False)
     _failures: int = field(default=0, init=False)
-    _unready: str | None = field(default=NOT_REACHED, init=False)
-    """Why the worker counts as unready, as far as we know; a store may have reasons of its own."""
     _asked_at: float = field(default=math.inf, init=False)
     """When the round under way began, on the event loop's clock."""
     _ending: bool = field(default=False, init=False)
@@ -125,7 +123,7 @@ class Exchange:
         """Count as unready while the store does not answer."""
         seconds = self._desk.clock() - self._asked_at
         if seconds > _SILENCE:
-            self._mark_unready(f"the store has not answered for {seconds:.0f} seconds")
+            self._context.mark_unready(f"the store has not answered for {seconds:.0f} seconds", about=STORE)
 
     def look(self) -> None:
         """Claim at the next opportunity."""
@@ -291,19 +289,13 @@ class Exchange:
         if not self._failures:
             _log.warning("worker %r cannot reach its store and tries again", self._context.name, exc_info=error)
         self._failures += 1
-        self._mark_unready(f"the store fails: {error}")
+        self._context.mark_unready(f"the store fails: {error}", about=STORE)
         self._context.emit(StoreFailed(error=error, failures=self._failures))
         await anyio.sleep(seconds)
 
     def _recovered(self) -> None:
         failures, self._failures = self._failures, 0
-        if self._unready is not None:
-            self._context.mark_ready(self._unready)
-            self._unready = None
+        self._context.mark_ready(about=STORE)
         if failures:
             _log.warning("worker %r reaches its store again after %d failures", self._context.name, failures)
             self._context.emit(StoreRecovered(failures=failures))
-
-    def _mark_unready(self, reason: str) -> None:
-        self._unready = reason
-        self._context.mark_unready(reason)

@@ -27,7 +27,7 @@ from workerctx.runtime.chores import Chores
 from workerctx.runtime.config import WorkerConfig
 from workerctx.runtime.desk import Desk
 from workerctx.runtime.leases import LeaseKeeper
-from workerctx.runtime.opening import NOT_REACHED, opened
+from workerctx.runtime.opening import STORE, opened
 from workerctx.runtime.presence import Presence
 from workerctx.runtime.progress import ProgressReports
 from workerctx.runtime.seats import Seating
@@ -89,7 +89,6 @@ class WorkerLoop(AsyncContextManagerMixin):
             service="WorkerLoop",
             shutdown=shutdown,
         )
-        self._context.mark_unready(NOT_REACHED)
 
     @classmethod
     def from_registry(cls, jobs: JobRegistry, config: WorkerConfig | None = None) -> Self:
@@ -211,6 +210,7 @@ class WorkerLoop(AsyncContextManagerMixin):
         self._warn_of_unknown_kinds()
         try:
             async with opened(self.jobs, self._context, 0.0 if self._burst else self.config.store_patience):
+                self._context.mark_unready("the store was not reached yet", about=STORE)  # until the first round
                 storage = self.jobs.storage
                 presence = self._presence(storage)
                 reports = ProgressReports(storage.jobs, self._desk)

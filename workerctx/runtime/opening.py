@@ -14,19 +14,27 @@ from workerctx.runtime.persist import backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
     from workerctx.lifecycle import WorkerContext
-    from workerctx.service import JobRegistry
 
 _log = logging.getLogger("workerctx")
 
-NOT_REACHED: Final = "the store was not reached yet"
-"""Why a worker is unready before its first round."""
+STORE: Final = "store"
+"""What a worker's reasons to be unready are about, here."""
 
 
 @asynccontextmanager
-async def opened(jobs: JobRegistry, context: WorkerContext, patience: float | None) -> AsyncGenerator[None]:
-    """Keep a registry open inside; its store may take as many seconds as `patience` says to be there, None for ever.
+async def opened(
+    store: AbstractAsyncContextManager[object], context: WorkerContext, patience: float | None, *, about: str = STORE
+) -> AsyncGenerator[None]:
+    """Keep a store open inside; it may take as many seconds as `patience` says to be there, None for ever.
+
+    Args:
+        store: A storage, or a registry, which opens its own; opened anew at each try.
+        context: Whose store it is: not ready meanwhile, and stopping it ends the wait.
+        patience: Seconds.
+        about: What the context's reasons to be unready are about.
 
     Raises:
         StoreUnavailable: it was not there in time.
@@ -38,17 +46,17 @@ async def opened(jobs: JobRegistry, context: WorkerContext, patience: float | No
         failures, last = 0, ""
         while True:
             try:
-                await stack.enter_async_context(jobs)
+                await stack.enter_async_context(store)
                 break
             except StoreUnavailable as exc:
                 pause = backoff(failures)
                 if patience is not None and anyio.current_time() + pause > began + patience:
                     raise
                 failures += 1
-                context.mark_unready(f"waiting for the store: {exc}")
+                context.mark_unready(f"waiting for the store: {exc}", about=about)
                 if str(exc) != last:
                     last = str(exc)
-                    _log.warning("worker %r waits for its store: %s", context.name, last)
+                    _log.warning("%r waits for its store: %s", context.name, last)
                 context.emit(StoreFailed(error=exc, failures=failures))
             with anyio.move_on_after(pause):
                 await context.wait_stopping()
@@ -58,7 +66,7 @@ async def opened(jobs: JobRegistry, context: WorkerContext, patience: float | No
                 )
         if failures:
             waited = anyio.current_time() - began
-            _log.warning("worker %r has reached its store after %.1f seconds", context.name, waited)
-            context.mark_unready(NOT_REACHED)
+            _log.warning("%r has reached its store after %.1f seconds", context.name, waited)
+            context.mark_ready(about=about)
             context.emit(StoreRecovered(failures=failures))
         yield

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from attrs import asdict, frozen
 
 from workerctx.errors import InvalidConfig
+
+_MAY_BE_NONE: Final = ("grace", "store_patience")
 
 
 @frozen(kw_only=True)
@@ -21,6 +24,8 @@ class GatewayConfig:
         poll_interval: After how long to look for jobs although no wake-up came.
         reap_interval: Between two looks for expired leases of any worker.
         grace: How long a stop lets workers finish what they have; None for no limit.
+        store_patience: How long a start waits for a store that cannot be reached; None for no limit, as ``workerctx
+            gateway`` has it. One that refuses the user, or whose tables are not ours, is not waited for.
         register_timeout: How long a worker may take to register once its connection is open.
         send_timeout: How long a worker may take to read a message.
         max_sessions: How many workers may be connected at once.
@@ -40,6 +45,7 @@ class GatewayConfig:
     poll_interval: float = 1.0
     reap_interval: float = 5.0
     grace: float | None = 30.0
+    store_patience: float | None = 0.0
     register_timeout: float = 10.0
     send_timeout: float = 10.0
     max_sessions: int = 10_000
@@ -52,10 +58,12 @@ class GatewayConfig:
         wrong = [
             f"{name} must be more than 0 and finite, not {value!r}"
             for name, value in asdict(self).items()
-            if name != "grace" and not 0 < value < math.inf
+            if name not in _MAY_BE_NONE and not 0 < value < math.inf
+        ] + [
+            f"{name} must not be negative, and is {value}"
+            for name in _MAY_BE_NONE
+            if (value := getattr(self, name)) is not None and not value >= 0
         ]
-        if self.grace is not None and not self.grace >= 0:
-            wrong.append(f"grace must not be negative, and is {self.grace}")
         if not wrong and self.heartbeat > self.lease_ttl / 2:
             wrong.append(f"heartbeat ({self.heartbeat}) must be at most half of lease_ttl ({self.lease_ttl})")
         if not wrong and self.heartbeat > self.resume_window / 2:

@@ -11,6 +11,7 @@ from attrs import Factory, define, field
 
 from workerctx.lifecycle.groups import collapse
 from workerctx.queue import ReleaseLease
+from workerctx.runtime.opening import opened
 from workerctx.runtime.persist import keep_on
 from workerctx.runtime.schedule import Ticker
 from workerctx_starlette.gateway._connection import BREACH
@@ -80,8 +81,12 @@ class Engine:
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
         """Open the store and do the chores inside; the last one is to tell the store what became of the jobs."""
-        name, config = self._context.name, self.config
-        async with self.storage, anyio.create_task_group() as tasks:
+        context, config = self._context, self.config
+        name = context.name
+        async with (
+            opened(self.storage, context, config.store_patience, about=self.namespace),
+            anyio.create_task_group() as tasks,
+        ):
             self._tasks = tasks
             exchanged = anyio.Event()
             for chore in (

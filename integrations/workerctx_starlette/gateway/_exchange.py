@@ -76,8 +76,6 @@ class Exchange:
     """Leases whose run has begun, and when that has to be told unless the run ends before."""
     _stored: Stored = field(factory=Stored, init=False)
     _failures: int = field(default=0, init=False)
-    _unready: str | None = field(default=None, init=False)
-    """Why the gateway counts as unready, as far as we know; other namespaces may have reasons of their own."""
     _waiting: anyio.Event | None = field(default=None, init=False)
     _ending: bool = field(default=False, init=False)
 
@@ -344,14 +342,13 @@ class Exchange:
                 exc_info=error,
             )
         self._failures += 1
-        self._unready = f"the store of namespace {self._namespace!r} fails: {error}"
-        self._context.mark_unready(self._unready)
+        self._context.mark_unready(f"the store of namespace {self._namespace!r} fails: {error}", about=self._namespace)
         await anyio.sleep(seconds)
 
     def _recovered(self) -> None:
         failures, self._failures = self._failures, 0
         if failures:
-            self._context.mark_ready(self._unready)
+            self._context.mark_ready(about=self._namespace)
             _log.warning(
                 "gateway %r reaches the store of namespace %r again after %d failures",
                 self._context.name,

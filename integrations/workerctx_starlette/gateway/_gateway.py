@@ -11,7 +11,7 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from starlette.responses import PlainTextResponse
 
-from workerctx.errors import InvalidConfig
+from workerctx.errors import InvalidConfig, InvalidTransition
 from workerctx.lifecycle import Outcome, Resume, WorkerContext
 from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
@@ -22,7 +22,7 @@ from workerctx_starlette.gateway._door import Door
 from workerctx_starlette.gateway._engine import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from typing import Self
 
     from anyio.abc import TaskStatus
@@ -104,14 +104,37 @@ class Gateway(AsyncContextManagerMixin):
     async def run(self) -> None:
         """Serve until stopped and drained; somebody has to pass connections on to this application meanwhile.
 
+        A store that cannot be reached yet is waited for, as long as `GatewayConfig.store_patience` says; a stop ends
+        the wait.
+
         Raises:
             WorkerFailed: The gateway's infrastructure failed.
             InvalidTransition: It was stopped before.
 
         Cancellation: hangs up; workers report to another gateway.
         """
-        async with self:
-            await self._context.wait_stopping()
+
+        async def until_stopped() -> None:
+            await self._context.wait_stopping()  # by then this run's context
+
+        await self.run_while(until_stopped)
+
+    async def run_while(self, body: Callable[[], Awaitable[object]]) -> None:
+        """Serve as `run` does until `body` ends, then drain; it begins once the store is open.
+
+        Raises:
+            WorkerFailed: The gateway's infrastructure failed.
+            InvalidTransition: It was stopped before.
+
+        Cancellation: hangs up; workers report to another gateway.
+        """
+        self._prepare()
+        try:
+            async with self:
+                await body()
+        except InvalidTransition:
+            if self._context.outcome is not Outcome.NEVER_STARTED:
+                raise  # otherwise it was stopped while it waited for its store
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[Mapping[str, WorkerContext]]:  # noqa: ARG002 - the shape of a lifespan
@@ -121,9 +144,7 @@ class Gateway(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._context.is_finished and self._context.outcome is not Outcome.NEVER_STARTED:
-            self._context = self._make_context()
-        context = self._context
+        context = self._prepare()
         failure: Exception | None = None
         # The gateway lives in a task of its own: at its deadline the context cancels its body, and this one may be an
         # application.
@@ -170,6 +191,13 @@ class Gateway(AsyncContextManagerMixin):
             finally:
                 self._connections -= 1
                 self._deserted.wake()
+
+    def _prepare(self) -> WorkerContext:
+        if self._context.is_finished and self._context.outcome is not Outcome.NEVER_STARTED:
+            self._context = self._make_context()
+        elif self._context.is_stopped:
+            raise InvalidTransition(self._name, self._context.state.value, "run", "it was stopped; make a new gateway")
+        return self._context
 
     async def _live(self, context: WorkerContext, *, task_status: TaskStatus[None]) -> None:
         gateway_id = new_id()

@@ -65,10 +65,13 @@ class GatewayServer:
         """
         server = make_server(self._gateway, self._gateway.config.max_message, self._options)
         async with anyio.create_task_group() as tasks:
+
+            async def serve() -> None:
+                tasks.start_soon(self._serve, server)
+                await self.context.wait_stopping()
+
             try:
-                async with self._gateway:
-                    tasks.start_soon(self._serve, server)
-                    await self.context.wait_stopping()
+                await self._gateway.run_while(serve)
             finally:
                 server.should_exit = True
 
@@ -127,7 +130,7 @@ def serve_gateway(
                 f"two stores are for namespace {namespace!r}: end their URLs with different ?namespace="
             )
         named[namespace] = url
-    gateway = Gateway(named, authenticate=authenticate, config=GatewayConfig(grace=grace))
+    gateway = Gateway(named, authenticate=authenticate, config=GatewayConfig(grace=grace, store_patience=None))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     listening.setblocking(False)

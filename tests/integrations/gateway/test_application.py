@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from contextlib import AsyncExitStack
 from types import SimpleNamespace
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -14,12 +16,13 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from workerctx import Outcome
-from workerctx.errors import StoreClosed, WorkerFailed
+from workerctx.errors import InvalidTransition, StoreClosed, WorkerFailed
 from workerctx.queue import connect
-from workerctx.remote.frames import Register, RegisterAck
+from workerctx.remote.frames import Credit, Register, RegisterAck
 from workerctx.remote.wire import messages_of, worker_reader
+from workerctx.testing import Faults
 from workerctx_starlette import combine_lifespans, probes, worker_lifespan
-from workerctx_starlette.gateway import Gateway, Identity, bearer_tokens
+from workerctx_starlette.gateway import Gateway, GatewayConfig, Identity, bearer_tokens
 from workerctx_starlette.gateway._server import GatewayServer
 from workerctx_starlette.gateway._uvicorn import WorkerProtocol
 
@@ -120,3 +123,61 @@ def test_a_shutdown_bears_connections_that_are_closing():
     protocol.conn.send_close(1000)
     protocol.shutdown()
     assert cut == [True]
+
+
+async def test_a_store_that_is_not_there_yet_is_waited_for(tmp_path, eventually):
+    """W4: with patience a gateway waits for its store, says so on its probes, and serves once it is there."""
+    folder = tmp_path / "volume"
+    gateway = Gateway(
+        f"sqlite:///{folder}/jobs.db?synchronous=normal",
+        authenticate=bearer_tokens({TOKEN: Identity("tests")}),
+        config=GatewayConfig(store_patience=None),
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(gateway.run)
+        await eventually(lambda: "waiting for the store: cannot open" in gateway.context.ready_reason)
+        assert (gateway.context.is_ready, gateway.context.is_alive) == (False, True)
+        folder.mkdir()
+        await eventually(lambda: gateway.context.is_ready)
+        gateway.context.stop("seen enough")
+
+
+async def test_a_stop_ends_the_wait_for_a_store(tmp_path, eventually):
+    """W3: it is no failure, neither for a gateway nor for the server before it."""
+    for served in (False, True):
+        gateway = Gateway(
+            f"sqlite:///{tmp_path}/volume/jobs.db",
+            authenticate=bearer_tokens({TOKEN: Identity("tests")}),
+            config=GatewayConfig(store_patience=None),
+        )
+        with anyio.fail_after(30), socket.create_server(("127.0.0.1", 0)) as listening:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon((GatewayServer(gateway, listening, {}) if served else gateway).run)
+                await eventually(lambda: "waiting for the store" in gateway.context.ready_reason)  # noqa: B023
+                gateway.context.stop("never mind")
+        assert gateway.context.outcome is Outcome.NEVER_STARTED
+        with pytest.raises(InvalidTransition, match="make a new gateway"):
+            await gateway.run()
+
+
+@pytest.mark.parametrize("recovers", ["first", "second"])
+async def test_a_namespace_that_recovers_hides_no_other(eventually, peer_of, recovers):
+    """L35: a gateway is ready once every store answers, whichever failed first."""
+    faults = {"first": Faults(), "second": Faults()}
+    stores = {name: fault.wrap(connect(f"memory://{uuid4().hex}")) for name, fault in faults.items()}
+    gateway = Gateway(stores, authenticate=bearer_tokens({TOKEN: Identity("tests", namespaces=tuple(stores))}))
+    async with gateway, AsyncExitStack() as stack:
+        for name in stores:
+            worker = await stack.enter_async_context(peer_of(gateway))
+            await worker.register(worker_id=name, namespaces=(name,))
+            faults[name].fail()
+            await worker.say(Credit(0, 1))
+            await eventually(lambda: f"namespace {name!r} fails" in gateway.context.ready_reason)  # noqa: B023
+        assert all(f"namespace {name!r} fails" in gateway.context.ready_reason for name in stores)
+        stays = "second" if recovers == "first" else "first"
+        faults[recovers].lift()
+        await eventually(lambda: f"namespace {recovers!r} fails" not in gateway.context.ready_reason)
+        assert not gateway.context.is_ready
+        assert f"namespace {stays!r} fails" in gateway.context.ready_reason
+        faults[stays].lift()
+        await eventually(lambda: gateway.context.is_ready)

@@ -72,13 +72,17 @@ def test_a_server_that_is_down(tmp_path: Path, start: Any, eventually: Any, serv
     assert worker.ends() == 0, worker.output
 
 
-def test_a_stop_while_it_waits(tmp_path: Path, start: Any) -> None:
-    """W3: SIGTERM ends a worker that has not found its server yet, and that is a clean end."""
+@pytest.mark.parametrize("command", ["worker", "gateway"])
+def test_a_stop_while_it_waits(tmp_path: Path, start: Any, command: str) -> None:
+    """W3: SIGTERM ends a process that has not found its server yet, and that is a clean end."""
     (tmp_path / "late.py").write_text(APP)
-    worker = start("worker", "late:jobs", where=tmp_path, WORKERCTX_URL="redis://127.0.0.1:1")
-    worker.wait_for("waits for its store")
-    worker.signal(signal.SIGTERM)
-    assert worker.ends() == 0, worker.output
+    (tmp_path / "tokens").write_text("edge default a-token-that-nobody-guesses\n")
+    url = "redis://127.0.0.1:1"
+    options = {"worker": ("late:jobs",), "gateway": ("--storage", url, "--port", "0", "--token-file", "tokens")}
+    process = start(command, *options[command], where=tmp_path, WORKERCTX_URL=url)
+    process.wait_for("waits for its store")
+    process.signal(signal.SIGTERM)
+    assert process.ends() == 0, process.output
 
 
 def test_a_server_that_refuses_the_user(tmp_path: Path, start: Any, own_postgres: Any) -> None:

@@ -19,11 +19,8 @@ async def test_ready_means_could_take_work():
     assert (ctx.is_ready, ctx.ready_reason) == (True, "running")
     ctx.mark_unready("the store is away")
     assert (ctx.is_ready, ctx.ready_reason) == (False, "the store is away")
-    ctx.mark_ready("the disk is full")  # which is not what is wrong
-    assert (ctx.is_ready, ctx.ready_reason) == (False, "the store is away")
-    ctx.mark_ready("the store is away")
-    assert ctx.is_ready
-    ctx.mark_unready("the store is away")
+    ctx.mark_unready("the store is slow")
+    assert (ctx.is_ready, ctx.ready_reason) == (False, "the store is slow")
     ctx.mark_ready()
     assert ctx.is_ready
     ctx.pause("lunch")
@@ -35,6 +32,20 @@ async def test_ready_means_could_take_work():
     tracked.close()
     await ctx
     assert (ctx.is_ready, ctx.ready_reason) == (False, "finished: deploy")
+
+
+async def test_each_part_has_a_reason_of_its_own():
+    """L35: what one part says of itself neither hides nor ends the trouble of another."""
+    async with WorkerContext() as ctx:
+        ctx.mark_unready("the disk is full", about="disk")
+        ctx.mark_unready("the store is away", about="store")
+        assert (ctx.is_ready, ctx.ready_reason) == (False, "the disk is full; the store is away")
+        ctx.mark_ready()  # nobody's trouble
+        ctx.mark_ready(about="disk")
+        assert (ctx.is_ready, ctx.ready_reason) == (False, "the store is away")
+        ctx.mark_ready(about="store")
+        assert (ctx.is_ready, ctx.ready_reason) == (True, "running")
+        ctx.mark_ready(about="store")  # as often as one likes
 
 
 async def test_alive_means_no_restart_would_help():
