@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 _CONNECT: Final = 10.0
 """Seconds in which a connection must be made and upgraded."""
-_PING: Final = 10.0
-"""Seconds between two pings, and for each answer: a peer that is gone is noticed within twice that."""
+_SILENCE: Final = 15.0
+"""Seconds without a message after which the peer is pinged; a gateway answers heartbeats more often than that."""
+_ANSWER: Final = 5.0
+"""Seconds in which a ping must be answered, or the peer counts as gone."""
 _GOODBYE: Final = 0.5
 """Seconds in which the word of goodbye must have left."""
 _IN_GOOD_ORDER: Final = (1000, 1001, 1005, 1012, 1013)
@@ -91,7 +93,7 @@ class WebSocketSession:
             ProtocolError: The gateway said what cannot be understood.
         """
         try:
-            event: object = await self._socket.receive()
+            event = await self._next()
         except WebSocketDisconnect as exc:
             if exc.code in _IN_GOOD_ORDER:
                 return None
@@ -105,6 +107,17 @@ class WebSocketSession:
                 raise ProtocolError("the gateway sent a text message, and frames are binary")
             case _:
                 return ()
+
+    async def _next(self) -> object:
+        while True:
+            with anyio.move_on_after(_SILENCE):
+                return await self._socket.receive()
+            answered = anyio.Event()
+            with anyio.move_on_after(_ANSWER):
+                answered = await self._socket.ping()
+                return await self._socket.receive()
+            if not answered.is_set():
+                raise TimeoutError(f"the other side was silent for {_SILENCE + _ANSWER:g} seconds, also to a ping")
 
 
 def connector(config: RemoteConfig) -> Connector:
@@ -123,8 +136,7 @@ def connector(config: RemoteConfig) -> Connector:
                     config.endpoint,
                     headers=headers,
                     max_message_size_bytes=MAX_MESSAGE,
-                    keepalive_ping_interval_seconds=_PING,
-                    keepalive_ping_timeout_seconds=_PING,
+                    keepalive_ping_interval_seconds=None,  # a session asks once it has heard nothing
                 ) as socket,
             ):
                 stream = _PatientStream(socket.stream)

@@ -105,12 +105,13 @@ class Outbox:
             SessionLost: The connection is gone.
         """
         while True:
-            if not self._has_news():
+            if self._has_news():
+                await anyio.lowlevel.checkpoint()  # there may be more to it
+            else:
                 self._waiting = anyio.Event()
                 await self._waiting.wait()
                 self._waiting = None
             await self._flush()
-            await anyio.lowlevel.checkpoint()  # for what comes of the same news
 
     async def say_goodbye(self, frame: FromGateway | None, code: int, reason: str) -> None:
         """Say what is left but tasks, and a last frame, and close the connection.

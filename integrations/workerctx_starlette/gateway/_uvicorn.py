@@ -34,6 +34,15 @@ class WorkerProtocol(WebSocketsSansIOProtocol):
             scope["extensions"]["tls"] = tls_extension(ssl_object)
         await super().run_asgi()
 
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a message; go on reading while the application waits for it, as two system calls a message cost."""
+        if self.read_paused or not self.queue.empty():
+            super().send_receive_event_to_app()
+        else:
+            self.read_paused = True
+            super().send_receive_event_to_app()
+            self.read_paused = False
+
     async def send(self, message: Any) -> None:
         """Send what the application says."""
         await super().send(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from uuid import uuid4
@@ -123,6 +124,20 @@ def test_a_shutdown_bears_connections_that_are_closing():
     protocol.conn.send_close(1000)
     protocol.shutdown()
     assert cut == [True]
+
+
+def test_a_lone_message_does_not_stop_the_reading():
+    """R7: no more than two messages of a worker wait in memory, and one alone is handed on without system calls."""
+    protocol = object.__new__(WorkerProtocol)
+    waiting, calls = deque(), []
+    protocol.queue = SimpleNamespace(put_nowait=waiting.append, empty=lambda: not waiting)
+    protocol.transport = SimpleNamespace(pause_reading=lambda: calls.append("pause"))
+    protocol.close_sent, protocol.read_paused, protocol.curr_msg_data_type = False, False, "bytes"
+    for message, expected in ((b"one", []), (b"two", ["pause"]), (b"three", ["pause"])):
+        protocol.frames = [message]
+        protocol.send_receive_event_to_app()
+        assert calls == expected
+    assert [each["bytes"] for each in waiting] == [b"one", b"two", b"three"]
 
 
 async def test_a_store_that_is_not_there_yet_is_waited_for(tmp_path, eventually):

@@ -218,12 +218,34 @@ async def test_a_peer_that_takes_nothing_does_not_hold_up_the_end(port, proxy_of
 
 async def test_dead_peers_are_noticed(port, proxy_of, monkeypatch):
     """R3: a peer that is gone without a word is noticed by its missing answers to pings."""
-    monkeypatch.setattr("workerctx.remote.websocket._PING", 0.1)
+    monkeypatch.setattr("workerctx.remote.websocket._SILENCE", 0.1)
+    monkeypatch.setattr("workerctx.remote.websocket._ANSWER", 0.1)
     proxy = proxy_of(("127.0.0.1", port))
     with anyio.fail_after(15):
         async with to(proxy.port) as session:
-            with proxy.stalling(to="client"), pytest.raises(SessionLost):
+            with proxy.stalling(to="client"), pytest.raises(SessionLost, match=r"silent for 0\.2 seconds"):
                 await session.receive()
+
+
+async def test_a_peer_that_says_nothing_but_answers_is_there(port, monkeypatch):
+    """R3: silence alone ends no session, as long as pings are answered."""
+    monkeypatch.setattr("workerctx.remote.websocket._SILENCE", 0.01)
+    pings = []
+    with anyio.fail_after(15):
+        async with to(port) as session, anyio.create_task_group() as tasks:
+            ping = session._socket.ping
+
+            async def counted() -> anyio.Event:
+                pings.append(await ping())
+                if len(pings) == 3:
+                    tasks.start_soon(session.send, [Result("m")])
+                return pings[-1]
+
+            monkeypatch.setattr(session._socket, "ping", counted)
+            monkeypatch.setattr("workerctx.remote.websocket._ANSWER", 0.5)
+            assert await session.receive() == [ResultAck(accepted=("m",))]
+    assert len(pings) >= 3
+    assert pings[0].is_set()
 
 
 async def test_certificates_are_checked(tmp_path):

@@ -322,10 +322,14 @@ async def test_a_session_that_breaks_loses_nothing(jobs, serving, enqueue, loopb
         assert await store.result(quick_id, timeout=10) == 1
         go.set()
         assert await store.result(slow_id, timeout=10) == "done"
+
+        def later() -> list[str]:
+            order = [type(frame).__name__ for frame in loopback.heard if isinstance(frame, (Register, Result, Credit))]
+            return order[order.index("Register", 1) :]
+
+        await wait_until(lambda: "Credit" in later())
     assert sorted(map(str, runs)) == ["1", "slow"]
-    order = [type(frame).__name__ for frame in loopback.heard if isinstance(frame, (Register, Result, Credit))]
-    later = order[order.index("Register", 1) :]
-    assert later.index("Result") < later.index("Credit")
+    assert later().index("Result") < later().index("Credit")
     assert {frame.job_id for frame in loopback.heard_of(Result)} == {quick_id, slow_id}
 
 
