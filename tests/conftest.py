@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.integrations.postgres.server import postgres_server as start_postgres
-from tests.integrations.redis.server import RedisServer
+from tests.integrations.redis.server import RedisServer, operate
 from workerctx.testing import wait_until
 from workerctx.testing.fixtures import anyio_backend, virtual_time
 
@@ -64,6 +64,13 @@ def redis_url(request):
     named = os.environ.get("WORKERCTX_TEST_REDIS") or request.getfixturevalue("redis_server").url()
     prefix = uuid4().hex
     return lambda namespace="default": f"{named}{'&' if '?' in named else '?'}prefix={prefix}&namespace={namespace}"
+
+
+@pytest.fixture
+def redis_command(request):
+    """Run a command of an operator on the server that `redis_url` is about."""
+    named = os.environ.get("WORKERCTX_TEST_REDIS")
+    return partial(operate, named) if named else request.getfixturevalue("redis_server").command
 
 
 @pytest.fixture(scope="session")

