@@ -117,9 +117,10 @@ def test_a_pending_context_is_as_good_in_the_child(program, anyio_backend):
         thread.start()
         delivering.wait()
         lock = ctx._shell.outbox._changing
-        holder = threading.Thread(target=lambda: (lock.acquire(), time.sleep(0.5), lock.release()))
+        held = threading.Event()
+        holder = threading.Thread(target=lambda: (lock.acquire(), held.set(), time.sleep(0.5), lock.release()))
         holder.start()
-        time.sleep(0.1)
+        held.wait()
         pid = os.fork()
         if pid == 0:
             handle.disconnect()
