@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 import msgspec
 
-from workerctx.queue.sql.claiming import Taken, pick
+from workerctx.queue.sql.claiming import pick, portions
 from workerctx.queue.sql.rows import JobRow, to_micros
+from workerctx.queue.sql.searching import Taken
 from workerctx.queue.sql.transaction import Transaction, json_texts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from workerctx.queue.sql.claiming import Search
+    from workerctx.queue.sql.searching import Search
     from workerctx_postgres._connection import Moment
     from workerctx_postgres._statements import PostgresStatements
 
@@ -122,13 +123,13 @@ class PostgresTransaction(Transaction):
 
     def take(self, search: Search) -> Taken:
         """Lock the best jobs that nobody else holds, and lease them, all in one statement for each portion."""
-        portions = {
+        parts = {
             (queue, kind): groups
             for queue, line in search.lines.items()
-            for kind, groups in search.portions(self, line)
+            for kind, groups in portions(self, search, line)
         }
-        if len(portions) == 1:
-            ((_, kind), groups) = next(iter(portions.items()))
+        if len(parts) == 1:
+            ((_, kind), groups) = next(iter(parts.items()))
             return Taken(*self._lease(search, groups, min(search.limit, search.room.get(kind or "", search.limit))))
         self._promote()
         order = [self._portion(search, candidate.grp) for candidate in pick(self, search)]
@@ -136,7 +137,7 @@ class PostgresTransaction(Transaction):
         unfit: list[int] = []
         taken = 0
         for key, wanted in Counter(order).items():
-            rows, in_the_way = self._lease(search, portions[key], wanted, skip=taken)
+            rows, in_the_way = self._lease(search, parts[key], wanted, skip=taken)
             found[key].extend(rows)
             unfit += in_the_way
             taken += len(rows)

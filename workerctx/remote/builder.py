@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attrs import frozen
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from typing import Self
 
     from workerctx.remote.config import RemoteConfig
-    from workerctx.remote.worker import Worker
     from workerctx.service import TenantScopeProvider
     from workerctx.service.branch import AnyHandler
     from workerctx.service.store import RegistryStore
 
 _log = logging.getLogger("workerctx")
+
+W = TypeVar("W")
 
 
 @frozen(eq=False)
@@ -43,7 +44,7 @@ class Crew:
     tenant_scope: TenantScopeProvider | None = None
 
 
-class WorkerBuilder:
+class WorkerBuilder(Generic[W]):
     """Collects what a remote worker runs: ``Worker.builder(config).register(resize).build()``.
 
     Args:
@@ -51,7 +52,7 @@ class WorkerBuilder:
         make: Makes the worker.
     """
 
-    def __init__(self, config: RemoteConfig, make: Callable[[RemoteConfig, Crew], Worker]) -> None:
+    def __init__(self, config: RemoteConfig, make: Callable[[RemoteConfig, Crew], W]) -> None:
         self._config = config
         self._make = make
         self._handlers: dict[str, AnyHandler] = {}
@@ -87,7 +88,7 @@ class WorkerBuilder:
         self._tenant_scope = provider
         return self
 
-    def build(self) -> Worker:
+    def build(self) -> W:
         """Make the worker.
 
         Raises:

@@ -27,6 +27,7 @@ from workerctx.runtime import JobLost, WorkerLoop
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Sequence
     from contextlib import AbstractAsyncContextManager
+    from typing import Self
 
     from workerctx.lifecycle import Event, WorkerContext
     from workerctx.remote.builder import Crew
@@ -67,7 +68,7 @@ class Worker:
         )
 
     @classmethod
-    def builder(cls, config: RemoteConfig) -> WorkerBuilder:
+    def builder(cls, config: RemoteConfig) -> WorkerBuilder[Self]:
         """Begin to put a worker together: ``Worker.builder(config).register(resize).build()``."""
         return WorkerBuilder(config, cls)
 

@@ -16,44 +16,16 @@ from attrs import define, field
 from workerctx.lifecycle.home import Home
 from workerctx.queue import CancelReason, ReleaseLease
 from workerctx.runtime.pace import Pace
+from workerctx.runtime.run import Run
 from workerctx.runtime.seats import Seating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from workerctx.queue import Finish, Lease, QueuedJob
-    from workerctx.runtime.seats import Seats
-    from workerctx.service import JobCtx
+    from workerctx.queue import Finish
 
 _BEGINNINGS_WAIT: Final = 0.01
 """Seconds for which the word that runs have begun waits for others to go with."""
-
-
-@define(eq=False)
-class Run:
-    """A claimed job on its way through this worker.
-
-    Attributes:
-        claimed_at: when it was claimed, on the event loop's clock.
-        counted: whether the store knows that the run began.
-        ctx: the handler's context, once it runs.
-        scope: what cancels it, once it runs.
-        began_at: when a slot took it, on the same clock.
-        seats: what it takes up of the limits of its kind.
-        line: where it stands in line for them.
-        refusal: why it fails instead of running.
-    """
-
-    job: QueuedJob
-    lease: Lease
-    claimed_at: float
-    counted: bool
-    ctx: JobCtx | None = None
-    scope: anyio.CancelScope | None = None
-    began_at: float = 0.0
-    seats: tuple[Seats, ...] = ()
-    line: dict[str, Run] | None = None
-    refusal: Exception | None = None
 
 
 @define(eq=False)

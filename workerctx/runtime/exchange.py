@@ -16,10 +16,10 @@ from attrs import Factory, define, field, frozen
 
 from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.queue import ClaimRequest, FailLease
-from workerctx.runtime.desk import Run
 from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
 from workerctx.runtime.opening import STORE
 from workerctx.runtime.persist import backoff, keep_on
+from workerctx.runtime.run import Run
 from workerctx.service.describe import describe
 
 if TYPE_CHECKING:

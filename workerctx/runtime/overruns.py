@@ -16,7 +16,8 @@ from workerctx.runtime.events import RunOverran
 if TYPE_CHECKING:
     from workerctx.lifecycle import WorkerContext
     from workerctx.runtime.config import WorkerConfig
-    from workerctx.runtime.desk import Desk, Run
+    from workerctx.runtime.desk import Desk
+    from workerctx.runtime.run import Run
     from workerctx.service import JobCtx
 
 _log = logging.getLogger("workerctx")

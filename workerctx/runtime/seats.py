@@ -13,31 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
+from workerctx.runtime.run import Seats
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from workerctx.queue import QueuedJob
-    from workerctx.runtime.desk import Run
+    from workerctx.runtime.run import Run
     from workerctx.service.branch import AnyHandler
 
 _LEFT_ALONE: Final = 1.0
 """Seconds for which a kind is not claimed after one of its jobs had to be given back."""
-
-
-@define(eq=False)
-class Seats:
-    """So many jobs at once; claimed ones beyond that stand in line, first come first."""
-
-    limit: int
-    key: Hashable = None
-    taken: int = field(default=0, init=False)
-    line: dict[str, Run] = field(factory=dict[str, "Run"], init=False)
-    """By lease id."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nobody else may sit down."""
-        return self.taken >= self.limit
 
 
 @define(eq=False)

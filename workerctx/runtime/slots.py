@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from workerctx.lifecycle import WorkerContext
     from workerctx.queue import Finish
-    from workerctx.runtime.desk import Desk, Run
+    from workerctx.runtime.desk import Desk
+    from workerctx.runtime.run import Run
     from workerctx.service import JobRegistry, Site, TenantScopeProvider
     from workerctx.service.branch import AnyHandler
 

@@ -14,7 +14,7 @@ from attrs import define, field
 from workerctx.errors import InvalidRequest
 from workerctx.queue import JobState
 from workerctx.runtime import JobFinished, JobsClaimed
-from workerctx.runtime.desk import Run
+from workerctx.runtime.run import Run
 from workerctx.runtime.seats import Limit, Seating
 from workerctx.service import JobRegistry
 

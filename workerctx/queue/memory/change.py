@@ -78,7 +78,15 @@ class Change:
         """Store a job that has come to its end, say so, and let the jobs that wait for it go on."""
         self.graph.forget(job.id)
         self.end(job)
-        self.graph.settle(self, job)
+        self.settle(job)
+
+    def settle(self, ended: QueuedJob, *, word: str | None = None) -> None:
+        """Let the jobs that wait for a job that has ended go on or be cancelled; see `Graph.settle`."""
+        for job in self.graph.settle(ended, self.now, word=word):
+            if job.state.is_final:
+                self.end(job)
+            else:
+                self.make_ready(job)
 
     def end(self, job: QueuedJob) -> None:
         """Store a job that has come to its end, and say so."""

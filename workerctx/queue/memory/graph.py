@@ -12,7 +12,8 @@ from workerctx.queue import transitions
 from workerctx.queue.model import JobState
 
 if TYPE_CHECKING:
-    from workerctx.queue.memory.change import Change
+    from collections.abc import Iterator
+
     from workerctx.queue.memory.table import Table
     from workerctx.queue.model import QueuedJob
 
@@ -60,16 +61,14 @@ class Graph:
         """Note that a job waits for nobody any more."""
         self._unfinished.pop(job_id, None)
 
-    def settle(self, change: Change, ended: QueuedJob, *, word: str | None = None) -> None:
-        """Let the jobs that wait for a job that has ended go on or be cancelled, and those that wait for them.
+    def settle(self, ended: QueuedJob, now: float, *, word: str | None = None) -> Iterator[QueuedJob]:
+        """Yield, as they are now, the jobs that go on or are cancelled because a job has ended, or one of them has.
 
         Args:
-            change: The transaction.
             ended: The job.
+            now: Store time.
             word: How its end is called in the reason of a cancellation; None for its state.
         """
-        if not self._table.children(ended.id):
-            return
         ends = deque([(ended, word or str(ended.state))])
         while ends:
             parent, how = ends.popleft()
@@ -79,15 +78,15 @@ class Graph:
                     continue
                 child = self._table.jobs[child_id]
                 if parent.state is not JobState.SUCCEEDED and child.on_parent_failure == "cancel":
-                    cancelled = transitions.cancel(child, _because(parent.id, how), change.now)
+                    cancelled = transitions.cancel(child, _because(parent.id, how), now)
                     self.forget(child_id)
-                    change.end(cancelled)
+                    yield cancelled
                     ends.append((cancelled, str(cancelled.state)))
                     continue
                 waits_for.discard(parent.id)
                 if not waits_for:
                     self.forget(child_id)
-                    change.make_ready(transitions.unblock(child, change.now))
+                    yield transitions.unblock(child, now)
 
 
 def _because(parent_id: str, how: str) -> str:

@@ -185,7 +185,7 @@ def _enter(change: Change, batch: Batch) -> dict[str, str]:
             if arrived.state is JobState.BLOCKED:
                 graph.wait_for(arrived, waits_for)
     for job in refused:
-        graph.settle(change, job)
+        change.settle(job)
     return reasons
 
 

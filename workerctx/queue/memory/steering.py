@@ -80,7 +80,7 @@ def cancel_workflow(change: Change, workflow_id: str) -> int:
             cancelled.append(transitions.cancel(job, transitions.workflow_cancelled(workflow_id), change.now))
             change.end(cancelled[-1])
     for job in cancelled:
-        change.graph.settle(change, job)
+        change.settle(job)
     return len(alive)
 
 
@@ -139,7 +139,7 @@ def delete(change: Change, job_id: str) -> None:
         raise WrongState(job_id, job.state, "delete", "cancel it and wait until it has stopped")
     change.graph.forget(job_id)
     change.table.drop(job)
-    change.graph.settle(change, job, word="deleted")
+    change.settle(job, word="deleted")
 
 
 def prune(change: Change, states: Collection[JobState], before: float, limit: int) -> int:

@@ -6,12 +6,10 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-import attrs
-
 from workerctx.queue import transitions
-from workerctx.queue.ids import new_id
 from workerctx.queue.sql.merging import Merging
 from workerctx.queue.sql.rows import to_lease
+from workerctx.queue.sql.searching import Search, Share
 from workerctx.queue.sql.settling import cancel_expired, write_back
 from workerctx.queue.turns import ClaimOrder, take_turns
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from workerctx.queue.model import Claimed
     from workerctx.queue.sql.rows import JobRow
     from workerctx.queue.sql.transaction import Transaction
-    from workerctx.queue.turns import Turns
 
 PROMOTED_AT_ONCE: Final = 1000
 """How many due jobs of a group become claimable in one claim; a larger crowd takes several."""
@@ -47,68 +44,6 @@ class Candidate(NamedTuple):
     seq: int
     unfit: int
     grp: int
-
-
-@attrs.define(eq=False)
-class Share:
-    """What one of the claims that share a search gets.
-
-    Attributes:
-        request: The claim.
-        room: How many jobs it can still take.
-        claimed: What it got.
-    """
-
-    request: ClaimRequest
-    room: int
-    claimed: list[Claimed] = attrs.field(factory=list["Claimed"], init=False)
-
-
-@attrs.define(eq=False)
-class Search:
-    """What is looked for.
-
-    Attributes:
-        lines: Numbers of the groups that fit, by queue in its order.
-        turns: Whose turn it is.
-        room: How many jobs of each limited kind may still be taken.
-        shares: The claims that it is for, in the order in which they are served.
-        claim_id: Part of the new leases' ids.
-    """
-
-    lines: dict[str, list[int]]
-    turns: Turns
-    room: dict[str, int]
-    shares: Sequence[Share]
-    claim_id: str = attrs.field(factory=new_id, init=False)
-
-    @property
-    def limit(self) -> int:
-        """How many jobs are wanted."""
-        return sum(share.room for share in self.shares)
-
-    def portions(self, tx: Transaction, groups: Sequence[int]) -> list[Portion]:
-        """Return the groups of a queue by what limits them, without those that are full."""
-        if not self.room:
-            return [(None, list(groups))]
-        portions: defaultdict[str | None, list[int]] = defaultdict(list)
-        for number in groups:
-            kind = tx.group(number).kind
-            if self.room.get(kind) != 0:
-                portions[kind if kind in self.room else None].append(number)
-        return list(portions.items())
-
-
-class Taken(NamedTuple):
-    """What was found.
-
-    Attributes:
-        rows: Jobs as they were leased, best first.
-        unfit: Rows of jobs that stood in the way and may not run.
-    """
-
-    rows: Sequence[JobRow]
-    unfit: Sequence[int]
 
 
 class Claim(Merging[ClaimOrder, "list[Claimed]"]):
@@ -140,6 +75,18 @@ def pick(tx: Transaction, search: Search) -> list[Candidate]:
     limit = search.limit
     heads = {queue: _candidates(tx, search, groups, limit) for queue, groups in search.lines.items()}
     return take_turns(search.turns, heads, limit, room=search.room, kind_of=lambda job: tx.group(job.grp).kind)
+
+
+def portions(tx: Transaction, search: Search, groups: Sequence[int]) -> list[Portion]:
+    """Return the groups of a queue by what limits them, without those that are full."""
+    if not search.room:
+        return [(None, list(groups))]
+    found: defaultdict[str | None, list[int]] = defaultdict(list)
+    for number in groups:
+        kind = tx.group(number).kind
+        if search.room.get(kind) != 0:
+            found[kind if kind in search.room else None].append(number)
+    return list(found.items())
 
 
 def _serve(tx: Transaction, order: ClaimOrder, shares: Sequence[Share]) -> None:
@@ -188,7 +135,7 @@ def _candidates(tx: Transaction, search: Search, groups: Sequence[int], limit: i
         found = tx.array(tx.sql.candidates, tx.now, tx.numbers(groups), limit, limit)
         return [Candidate(seq, unfit, grp) for seq, unfit, grp in found]
     ranked: list[tuple[int, int, int, int, int]] = []
-    for limited, numbers in search.portions(tx, groups):
+    for limited, numbers in portions(tx, search, groups):
         most = limit if limited is None else min(limit, search.room[limited])
         found = tx.array(tx.sql.ranked_candidates, tx.now, tx.numbers(numbers), most, most)
         ranked += [(priority, run_at, seq, unfit, grp) for seq, unfit, grp, priority, run_at in found]

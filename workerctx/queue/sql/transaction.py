@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from workerctx.queue.events import JobEvent
     from workerctx.queue.model import QueuedJob
-    from workerctx.queue.sql.claiming import Search, Taken
     from workerctx.queue.sql.rows import JobRow
+    from workerctx.queue.sql.searching import Search, Taken
     from workerctx.queue.sql.statements import Statements
 
 AT_ONCE: Final = 100

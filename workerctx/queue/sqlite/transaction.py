@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from workerctx.queue.sql.claiming import Taken, pick
+from workerctx.queue.sql.claiming import pick
 from workerctx.queue.sql.rows import decode_rows, json_text, to_micros
+from workerctx.queue.sql.searching import Taken
 from workerctx.queue.sql.transaction import Transaction
 from workerctx.queue.sqlite.statements import SQLITE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from workerctx.queue.sql.claiming import Search
     from workerctx.queue.sql.rows import JobRow
+    from workerctx.queue.sql.searching import Search
     from workerctx.queue.sql.statements import Statements
 
 
