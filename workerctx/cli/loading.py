@@ -17,7 +17,7 @@ def load_registry(target: str) -> JobRegistry:
         CommandError: there is no such module or object, or it is no registry.
     """
     module_name, colon, attribute = target.partition(":")
-    if not colon or not module_name or not attribute:
+    if not colon or not module_name or module_name.startswith(".") or not attribute:
         raise CommandError(f"{target!r} does not name a registry: write MODULE:OBJECT, for example app:jobs")
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109

@@ -74,6 +74,8 @@ def move_store(
     out = Output(json)
 
     def run() -> int:
+        if dry_run and give_back:
+            raise CommandError("--dry-run and --give-back exclude each other: pass one of them")
         source = visible(from_)
         missing = missing_file(source)
         if missing is not None:

@@ -16,6 +16,7 @@ from workerctx.cli.loading import load_registry
 from workerctx.cli.output import Output, complain
 from workerctx.errors import CommandError, InvalidRequest, RegistryNotOpen, WorkerError
 from workerctx.queue import StoreURL, connect
+from workerctx.queue.memory import is_shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,8 +87,12 @@ def visible(url: str) -> str:
     Raises:
         CommandError: Nobody but this process could see it.
     """
-    if url.partition("?")[0].rstrip("/") == "memory:":
-        raise CommandError("memory:// is a new, empty store for everyone who opens it: name one that your workers see")
+    store = StoreURL.parse(url)
+    if store.scheme == "memory" and not is_shared(store):
+        raise CommandError(
+            f"{url} would be new, empty, and seen only in this process, with which it ends: "
+            "name a store that your workers see"
+        )
     return url
 
 
@@ -143,12 +148,14 @@ def guarded(work: Callable[[], int]) -> int:
     """Return the exit status of `work`: 1 if it failed, 2 if what was asked for makes no sense."""
     try:
         status = work()
-        sys.stdout.flush()
+        print(end="", flush=True)  # noqa: T201 - a command's output
     except (CommandError, InvalidRequest, RegistryNotOpen) as exc:
         return complain(exc, 2)
     except WorkerError as exc:
         return complain(exc, 1)
-    except BrokenPipeError:  # whoever read it has seen enough; what is left must not meet the closed pipe at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as exc:
+        # What is left of the output must not fail again at the exit. Whoever closed a pipe has seen enough.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1 if isinstance(exc, BrokenPipeError) else complain(exc, 1)
     return status

@@ -25,7 +25,10 @@ ENV_PREFIX: Final = "WORKERCTX_"
 def _whole(value: float | str) -> int:
     if isinstance(value, float) and not value.is_integer():
         raise ValueError("it is not a whole number")
-    return int(value)
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a whole number") from None
 
 
 def _names(value: str | Iterable[str]) -> tuple[str, ...]:

@@ -143,6 +143,7 @@ def test_an_interruption(command, old, monkeypatch):
         ("sqlite:///typo.db", TO, "no file"),
         ("memory://", TO, "memory://"),
         (FROM, "memory://", "memory://"),
+        (FROM, "memory://nobody-has-it", "only in this process"),
         (FROM, FROM, "same store"),
         (FROM, "nonsense://x", "nonsense"),
     ],
@@ -153,3 +154,11 @@ def test_what_makes_no_sense(command, old, here, source, target, said):
     assert (ran.status, ran.out) == (2, "")
     assert said in ran.err
     assert not (here / "typo.db").exists()
+    assert counts(FROM)[JobState.QUEUED] == 4
+
+
+def test_looking_and_giving_back_exclude_each_other(command, old):
+    """Q2: a dry run changes nothing, whatever else is asked for."""
+    ran = command("move", "--from", old, "--dry-run", "--give-back")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--dry-run and --give-back exclude each other" in ran.err

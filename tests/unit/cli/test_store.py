@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from workerctx.cli import app
+from workerctx.queue import connect
 from workerctx.queue.sqlite.schema import MIGRATIONS
 
 CURRENT = len(MIGRATIONS)
@@ -46,7 +47,9 @@ def test_the_registry_names_its_store(command, here, monkeypatch):
     assert command("jobs", "list").status == 0
 
 
-@pytest.mark.parametrize("target", ["nowhere:jobs", "named_app", "named_app:other", "named_app:number"])
+@pytest.mark.parametrize(
+    "target", ["nowhere:jobs", "./named_app.py:jobs", "named_app", "named_app:other", "named_app:number"]
+)
 def test_an_application_that_is_not_there(command, here, target):
     """A module or object that is missing, or is no registry, is a sentence and status 2."""
     (here / "named_app.py").write_text("number = 1\n")
@@ -55,12 +58,32 @@ def test_an_application_that_is_not_there(command, here, target):
     assert ran.err.startswith("workerctx: ")
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mysql://here/there", "sqlite:///jobs.db?nope=1", "memory://"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "mysql://here/there", "sqlite:///jobs.db?nope=1", "memory://", "memory://new"]
+)
 def test_a_url_that_names_no_store(command, here, url):
     """Q13: an unknown scheme or option is a sentence and status 2; so is memory that nobody shares."""
     ran = command("jobs", "list", "--storage", url)
     assert (ran.status, ran.out) == (2, "")
     assert len(ran.err.splitlines()) == 1
+
+
+def test_memory_that_only_the_command_would_see(command):
+    """Q2: a job is not said to be added to memory that ends with the command; memory that is shared here is used."""
+    ran = command("enqueue", "mail", "--storage", "memory://of-the-command")
+    assert (ran.status, ran.out) == (2, "")
+    assert "only in this process" in ran.err
+    connect("memory://of-the-test")
+    assert command("enqueue", "mail", "--storage", "memory://of-the-test").status == 0
+
+
+def test_output_that_cannot_be_written(here):
+    """A full disk under the output, or none at all, is a sentence or nothing, and no traceback."""
+    program = f"{sys.executable} -m workerctx migrate --plan --storage sqlite:///jobs.db"
+    full = subprocess.run(["sh", "-c", f"{program} > /dev/full"], capture_output=True, text=True, check=False)
+    assert (full.returncode, full.stderr) == (1, "workerctx: [Errno 28] No space left on device\n")
+    none = subprocess.run(["sh", "-c", f"{program} >&-"], capture_output=True, text=True, check=False)
+    assert (none.returncode, none.stderr) == (0, "")
 
 
 def test_looking_makes_no_file(command, here):
@@ -92,6 +115,7 @@ def test_migrate_says_the_version(command, here):
     assert (ran.status, ran.out) == (0, f"jobs.db has schema version {CURRENT} already\n")
     ran = command("migrate", "--storage", "sqlite:///jobs.db", "--json")
     assert ran.json == {"before": CURRENT, "after": CURRENT}
+    connect("memory://x")
     assert command("migrate", "--storage", "memory://x").out == "the store could be opened, and is up to date\n"
 
 
@@ -117,6 +141,7 @@ def test_migrate_prints_statements_that_others_can_run(command, here):
     assert command("migrate", "--storage", "sqlite:///jobs.db").out == f"jobs.db has schema version {CURRENT} already\n"
     assert command("migrate", "--sql", "--storage", "sqlite:///jobs.db").out == ""
     assert command("migrate", "--sql", "--plan", "--storage", "sqlite:///jobs.db").status == 2
+    connect("memory://x")
     assert "has no tables" in command("migrate", "--plan", "--storage", "memory://x").err
     assert command("migrate", "--plan", "--storage", "sqlite:///other.db").out.startswith("other.db has no tables; ")
 

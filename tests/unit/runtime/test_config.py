@@ -66,7 +66,7 @@ def test_limits_of_kinds() -> None:
     ("settings", "part"),
     [
         ({"queues": {"a": 0}}, "the weight of queue 'a' must be at least 1, not 0"),
-        ({"queues": "a=much"}, "'a=much' is not a value for queues"),
+        ({"queues": "a=much"}, "'a=much' is not a value for queues: 'much' is not a whole number"),
         ({"queues": {"": 1}}, "not a value for queues"),
         ({"concurrency_per_kind": {"a": 0}}, "concurrency_per_kind of 'a' must be at least 1, not 0"),
         ({"concurrency_per_kind": "a"}, "'a' has no number: write a=2, for example"),

@@ -114,3 +114,8 @@ def open_memory(url: StoreURL) -> MemoryStorage:
         calendar = _calendars.setdefault(parts.netloc, Calendar())
         store = _shared.setdefault((parts.netloc, url.namespace), Store(calendar))
     return MemoryStorage(url.raw, url.namespace, store)
+
+
+def is_shared(url: StoreURL) -> bool:
+    """Tell whether somebody in this process has the memory that a ``memory://`` URL names."""
+    return urlsplit(url.location).netloc in _calendars
