@@ -147,7 +147,16 @@ class Engine:
 
     async def _reap(self) -> None:
         # What was told here during an outage goes to the store first, or this would take those jobs away from itself.
-        if not self.exchange.owes and await self.storage.jobs.reap_expired_leases():
+        if self.exchange.owes:
+            return
+        try:
+            reaped = await self.storage.jobs.reap_expired_leases()
+        except Exception as exc:
+            self.exchange.note_store(exc)
+            raise
+        # Without workers nothing else asks the store, and without being ready a gateway may get none.
+        self.exchange.note_store(None)
+        if reaped:
             self.exchange.look()
 
     async def _hang_up_on_the_dead(self) -> None:

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from attrs import define, field
+from attrs import Factory, define, field
 
 from workerctx.errors import LeaseLost, QueueError, StoreClosed
 from workerctx.queue import ClaimRequest, ReleaseLease
 from workerctx.remote.outcomes import is_recorded
 from workerctx.runtime.persist import backoff, keep_on
 from workerctx_starlette.gateway._line import Line, Profile
+from workerctx_starlette.gateway._outage import Outage
 from workerctx_starlette.gateway._stored import Stored
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ class Exchange:
     _began: dict[str, float] = field(factory=dict[str, float], init=False)
     """Leases whose run has begun, and when that has to be told unless the run ends before."""
     _stored: Stored = field(factory=Stored, init=False)
-    _failures: int = field(default=0, init=False)
+    _outage: Outage = field(
+        default=Factory(lambda self: Outage(self._context, self._namespace), takes_self=True), init=False
+    )
     _waiting: anyio.Event | None = field(default=None, init=False)
     _ending: bool = field(default=False, init=False)
 
@@ -155,7 +158,16 @@ class Exchange:
     @property
     def owes(self) -> bool:
         """Whether the store has not heard of runs that ended, because it fails."""
-        return self._failures > 0 and bool(self._reports)
+        return self._outage.failures > 0 and bool(self._reports)
+
+    def note_store(self, error: Exception | None) -> None:
+        """Take note of how the store has answered others, unless it is about to be asked here anyway."""
+        if self._has_business():
+            return
+        if error is None:
+            self._outage.answered()
+        else:
+            self._outage.failed(error)
 
     # Rounds
 
@@ -221,7 +233,7 @@ class Exchange:
         if errors:
             await self._back_off(errors[0])
         else:
-            self._recovered()
+            self._outage.answered()
 
     def _due_beginnings(self) -> list[str]:
         now, due = anyio.current_time(), list[str]()
@@ -333,25 +345,6 @@ class Exchange:
                 session.outbox.refuse(lease_id, str(error))
 
     async def _back_off(self, error: Exception) -> None:
-        seconds = backoff(self._failures)
-        if not self._failures:
-            _log.warning(
-                "gateway %r cannot reach the store of namespace %r and tries again",
-                self._context.name,
-                self._namespace,
-                exc_info=error,
-            )
-        self._failures += 1
-        self._context.mark_unready(f"the store of namespace {self._namespace!r} fails: {error}", about=self._namespace)
+        seconds = backoff(self._outage.failures)
+        self._outage.failed(error)
         await anyio.sleep(seconds)
-
-    def _recovered(self) -> None:
-        failures, self._failures = self._failures, 0
-        if failures:
-            self._context.mark_ready(about=self._namespace)
-            _log.warning(
-                "gateway %r reaches the store of namespace %r again after %d failures",
-                self._context.name,
-                self._namespace,
-                failures,
-            )

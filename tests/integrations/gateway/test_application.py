@@ -196,3 +196,26 @@ async def test_a_namespace_that_recovers_hides_no_other(eventually, peer_of, rec
         assert f"namespace {stays!r} fails" in gateway.context.ready_reason
         faults[stays].lift()
         await eventually(lambda: gateway.context.is_ready)
+
+
+async def test_a_gateway_without_workers_says_how_its_store_is(eventually, peer_of):
+    """L35: an outage shows although nobody wants jobs, and its end although the workers have left meanwhile."""
+    faults = Faults()
+    gateway = Gateway(
+        faults.wrap(connect(f"memory://{uuid4().hex}")),
+        authenticate=bearer_tokens({TOKEN: Identity("tests")}),
+        config=GatewayConfig(reap_interval=0.05),
+    )
+    async with gateway:
+        faults.fail()
+        await eventually(lambda: "namespace 'default' fails" in gateway.context.ready_reason)
+        faults.lift()
+        await eventually(lambda: gateway.context.is_ready)
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            faults.fail()
+            await worker.say(Credit(0, 1))
+            await eventually(lambda: not gateway.context.is_ready)
+        await eventually(lambda: gateway.workers == 0)
+        faults.lift()
+        await eventually(lambda: gateway.context.is_ready)
