@@ -32,22 +32,46 @@ class Credentials:
     """How a worker shows its gateway who it is; never shown in `repr` or logs.
 
     Attributes:
-        token: Sent as a bearer token; a function is called for each session, so that tokens may expire.
+        token: Sent as a bearer token, without white space around it; a function is called for each session, so that
+            tokens may expire.
         headers: Sent with each session's request.
         tls: For certificates of one's own, those of the worker among them; None trusts the usual authorities.
+
+    Raises:
+        InvalidConfig: The token is empty, or it or a header has a character that cannot be sent.
     """
 
     token: str | Callable[[], str] | None = None
     headers: Mapping[str, str] = field(factory=dict[str, str])
     tls: ssl.SSLContext | None = None
 
+    def __attrs_post_init__(self) -> None:
+        self._headers_with(None if callable(self.token) else self.token)
+
     def request_headers(self) -> dict[str, str]:
-        """Return what to send with the request of a session."""
-        token = self.token() if callable(self.token) else self.token
-        return dict(self.headers) | ({} if token is None else {"authorization": f"Bearer {token}"})
+        """Return what to send with the request of a session.
+
+        Raises:
+            InvalidConfig: The function has made a token that cannot be sent.
+        """
+        return self._headers_with(self.token() if callable(self.token) else self.token)
+
+    def _headers_with(self, token: str | None) -> dict[str, str]:
+        # Checked here, as a library that refuses a header shows it in its error.
+        headers = dict(self.headers)
+        if token is not None:
+            headers["authorization"] = f"Bearer {_sendable('the token', token)}"
+        return {name: _sendable(f"the header {name!r}", value) for name, value in headers.items()}
 
     def __repr__(self) -> str:
         return "<Credentials>"
+
+
+def _sendable(what: str, value: str) -> str:
+    value = value.strip()
+    if not (value and value.isascii() and value.isprintable()):
+        raise InvalidConfig(f"{what} of the credentials must be printable ASCII characters, and at least one")
+    return value
 
 
 def _credentials(value: Credentials | str | None) -> Credentials | None:

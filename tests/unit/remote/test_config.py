@@ -60,6 +60,25 @@ def test_secrets_are_never_shown():
     assert config.credentials.request_headers()["x-key"] == SECRET
 
 
+@pytest.mark.parametrize("token", ["", "\n", f"{SECRET}\x00", f"{SECRET}ß", f"{SECRET}\r\nx-other: header"])
+def test_what_cannot_be_sent_is_refused_and_not_shown(token):
+    """R2: a token or header that no request can carry is refused at once, and where it is made; nobody shows it."""
+    made = Credentials(token=lambda: token)
+    for attempt in (
+        lambda: RemoteConfig(endpoint=ENDPOINT, credentials=token),
+        lambda: Credentials(headers={"x-key": token}),
+        made.request_headers,
+    ):
+        with pytest.raises(InvalidConfig, match="printable ASCII") as refusal:
+            attempt()
+        assert SECRET not in str(refusal.value)
+
+
+def test_a_token_may_come_with_the_end_of_its_line():
+    """R2: as files and variables hold it."""
+    assert Credentials(token=f"{SECRET}\n").request_headers() == {"authorization": f"Bearer {SECRET}"}
+
+
 def test_a_token_can_be_made_for_each_session():
     """R2: a function is asked for a new token each time, so that tokens may expire."""
     tokens = iter(["one", "two"])
