@@ -34,6 +34,8 @@ _log = logging.getLogger("workerctx")
 
 _HEAD: Final = 512
 """Bytes of a message that are not what it carries, at the most."""
+_LARGEST_ERROR: Final = 64 * 1024
+"""Bytes that what is told of an exception has at the most; a gateway that takes less hears no traceback."""
 _LOST: Final = CancelReason.LEASE_LOST
 
 
@@ -312,12 +314,15 @@ class Hatch:
     # Inside -------------------------------------------------------------------
 
     def _telling(self, finish: Finish) -> FromWorker:
-        """Return the frame of an outcome; of one that is too large, that the run has failed with that."""
+        """Return the frame of an outcome; what is too large for the gateway is left out."""
         if isinstance(finish, CompleteLease) and len(finish.outputs_json) > self._limit:
             size = f"the result has {len(finish.outputs_json)} bytes, and the gateway accepts {self._limit}"
             error = JobError("InvalidRequest", f"{size}: store the data elsewhere and return a reference to it")
             finish = FailLease(finish.lease_id, error)
             self.unacked.record([finish])
+        elif isinstance(finish, FailLease) and self._limit < _LARGEST_ERROR:
+            error = JobError(finish.error.kind[: self._limit // 16], finish.error.message[: self._limit // 16])
+            finish = FailLease(finish.lease_id, error, finish.retryable, finish.delay)
         return outcome_frame(finish, self._held.job_of(finish.lease_id))
 
     def _check(self, task: Task | BrokenTask) -> Claimed:

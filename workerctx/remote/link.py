@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 from attrs import define, field
 
-from workerctx.errors import RemoteError, SessionLost
+from workerctx.errors import RegistrationFailed, RemoteError, SessionLost
 from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
 from workerctx.remote.reconnect import Connect, End, Reconnect, Wait
@@ -91,8 +91,9 @@ class Link:
         """
         self._finishing = True
         self.stop()
-        if self._serving is not None:
-            self._serving.look()
+        serving = self._serving  # which may end meanwhile
+        if serving is not None:
+            serving.look()
 
     def abort(self) -> None:
         """End now, whatever was not told.
@@ -189,6 +190,7 @@ class Link:
         machine, hatch, patience = self.machine, self.hatch, self.reconnect.max_backoff
         try:
             ack, early = await register(session, self.introduction(), patience)
+            self._check_namespace(ack)
         except RemoteError as exc:
             _log.warning("no session with the gateway: %s", exc)
             return machine.connect_failed(exc)
@@ -212,6 +214,18 @@ class Link:
         finally:
             self._serving = None
         return self._lost(error)
+
+    def _check_namespace(self, ack: RegisterAck) -> None:
+        """Refuse to go on in another namespace: what is held and owed, and what handlers ask, belongs to the first one.
+
+        Raises:
+            RegistrationFailed: It is another one.
+        """
+        if self.ack is not None and self.ack.namespace != ack.namespace:
+            raise RegistrationFailed(
+                f"the gateway grants namespace {ack.namespace!r}, and this worker has begun in {self.ack.namespace!r}:"
+                " let each gateway serve it, or start the worker again"
+            )
 
     def _lost(self, error: RemoteError | None) -> Step:
         """Say what follows from the end of a session that was registered."""

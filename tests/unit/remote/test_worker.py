@@ -365,6 +365,29 @@ async def test_a_question_outlives_its_session(jobs, serving, enqueue, loopback)
     assert [frame.again for frame in asked if b"enqueue" in bytes(frame.call)] == [False, True]
 
 
+async def test_a_worker_stays_in_its_namespace(jobs, serving, enqueue, loopback, config):
+    """Q19: a gateway that would grant another namespace after a reconnect is left again, and hears no outcome."""
+    go_on = threading.Event()
+
+    @jobs.register
+    def slow() -> int:
+        go_on.wait(20)
+        return 1
+
+    store = loopback.storage.jobs
+    loopback.ack = {"namespace": "first"}
+    async with serving(jobs, config=evolve(config, namespaces=("first", "second"))) as worker:
+        job_id = await enqueue(slow.request())
+        await wait_until(lambda: worker.in_flight)
+        loopback.ack = {"namespace": "second"}
+        loopback.peers[-1].close(SessionLost("cut"))
+        go_on.set()
+        await wait_until(lambda: len(loopback.heard_of(Register)) == 3)
+        assert not loopback.heard_of(Result)
+        loopback.ack = {"namespace": "first"}
+        assert await store.result(job_id, timeout=10) == 1
+
+
 async def test_a_cancel_is_pushed(jobs, serving, enqueue, loopback):
     """Q7: a cancelled job's run is told at once and cancelled, wherever it is."""
     told = []
@@ -860,7 +883,7 @@ async def test_commands_of_operators_arrive(jobs, serving, loopback):
 
 
 async def test_what_is_too_large_for_the_gateway_fails_alone(jobs, serving, enqueue, loopback):
-    """R8: a result, request or progress that the gateway would not accept fails alone; the session lives."""
+    """R8: a result, error, request or progress that the gateway would not accept fails alone; the session lives."""
     loopback.ack = {"max_message": 5000}
     said = []
 
@@ -874,7 +897,14 @@ async def test_what_is_too_large_for_the_gateway_fails_alone(jobs, serving, enqu
         return "x" * size
 
     store = loopback.storage.jobs
+
+    @jobs.register(max_attempts=1)
+    async def talkative() -> None:
+        raise ValueError("x" * 6000)
+
     async with serving(jobs):
+        with pytest.raises(JobFailed, match="ValueError: xxx"):
+            await store.result(await enqueue(talkative.request()), timeout=10)
         with pytest.raises(JobFailed, match="the result has 6002 bytes, and the gateway accepts 4488"):
             await store.result(await enqueue(large.request(6000)), timeout=10)
         assert await store.result(await enqueue(large.request(0)), timeout=10) == ""
