@@ -16,6 +16,7 @@ from workerctx.lifecycle import Outcome, Resume, WorkerContext
 from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue import connect, new_id
+from workerctx.remote.frames import Drain
 from workerctx_starlette.gateway._config import GatewayConfig
 from workerctx_starlette.gateway._connection import RESTART, Connection
 from workerctx_starlette.gateway._door import Door
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerctx")
 
+_STOPPED: Final = "the gateway has stopped"
 _GOODBYE: Final = 3.0
 """Seconds that closing what is left of the connections may take."""
 
@@ -186,8 +188,10 @@ class Gateway(AsyncContextManagerMixin):
             self._connections += 1
             try:
                 session = await door.admit(connection)
-                if session is not None:
+                if session is not None and self._door is door:
                     await session.serve()
+                elif session is not None:  # it took its time, and nobody would hear what it says
+                    await session.outbox.say_goodbye(Drain(_STOPPED), RESTART, _STOPPED)
             finally:
                 self._connections -= 1
                 self._deserted.wake()
@@ -242,7 +246,7 @@ class Gateway(AsyncContextManagerMixin):
         with anyio.move_on_after(_GOODBYE, shield=True):
             for engine in engines.values():
                 for session in list(engine.sessions.values()):
-                    session.end(RESTART, "the gateway has stopped")
+                    session.end(RESTART, _STOPPED)
             await self._deserted.wait()
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+import anyio
 from attrs import define, field
 
 from workerctx.queue import CancelReason
@@ -93,13 +94,14 @@ class Leases:
         return holding is not None and holding.session.identity.subject != subject
 
     async def bring_back(self, leases: Sequence[str], subject: str) -> set[str]:
-        """Renew what a worker says that it still holds, and return what it does not."""
+        """Renew what a worker says that it still holds, and return what it does not; a store that hangs tells later."""
         foreign = {lease_id for lease_id in leases if self.is_foreign(lease_id, subject)}
         own = [lease_id for lease_id in leases if lease_id not in foreign]
         if not own:
             return foreign
         try:
-            renewed = await self._jobs.renew_leases(own, extend_by=self._config.lease_ttl)
+            with anyio.fail_after(self._config.register_timeout / 2):
+                renewed = await self._jobs.renew_leases(own, extend_by=self._config.lease_ttl)
         except Exception as exc:  # noqa: BLE001 - the next round will tell
             _log.warning("leases of a worker that came back could not be renewed: %s", exc)
             return foreign

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from workerctx.errors import InvalidConfig
-from workerctx.queue import CancelReason, Constant, EnqueueRequest, JobState, Schedule, WorkerCommand
+from workerctx.queue import CancelReason, Constant, EnqueueRequest, JobState, Schedule, WorkerCommand, connect
 from workerctx.remote.asking import encode_call, read_reply
 from workerctx.remote.calls import AwaitEnd, Enqueue, GetJob, RetryJob
 from workerctx.remote.frames import (
@@ -26,6 +26,7 @@ from workerctx.remote.frames import (
     Task,
 )
 from workerctx.remote.records import ErrorRecord, RequestRecord
+from workerctx.testing import Faults
 from workerctx_starlette.gateway import Gateway, GatewayConfig, Identity, bearer_tokens
 
 AT_ONCE = Constant(0.0, jitter=False)
@@ -413,6 +414,20 @@ async def test_handlers_ask_the_store_of_their_namespace(gateway, storage, peer_
             await ask(RetryJob("job-1"), 6)
 
 
+async def test_what_two_gateways_are_asked_at_once_is_done_once(gateway_of, storage, peer_of, url):
+    """W7: a request told again while another gateway is still at the first telling does not fail because of that."""
+    faults = Faults()
+    call = Enqueue((RequestRecord.of(EnqueueRequest("mail"), "job-1"),))
+    async with gateway_of(store=faults.wrap(connect(url))) as gateway, peer_of(gateway) as worker:
+        await worker.register()
+        with faults.hang("jobs.enqueue_bulk") as adding:
+            await worker.say(Request(1, encode_call(call), again=True))
+            await adding.met()
+            await storage.jobs.enqueue(EnqueueRequest("mail", job_id="job-1"))
+        (outcome,) = read_reply(call, await worker.hear(Reply))
+        assert outcome.id == "job-1"
+
+
 async def test_schedules_fire_where_there_is_only_a_gateway(gateway, storage, peer_of):
     """W11: a gateway fires what is due, like any worker loop, as there may be nobody else to do so."""
     await storage.schedules.put(Schedule(name="often", request=EnqueueRequest("resize"), every=0.2))
@@ -480,6 +495,35 @@ async def test_at_the_deadline_the_gateway_hangs_up(gateway, storage, peer_of):
         assert (await worker.ended())[0] == 1012
         await gateway.context
     assert (await storage.jobs.get(job_id)).state is JobState.RUNNING
+
+
+async def test_who_registers_after_the_end_is_sent_away(eventually, gateway_of, peer_of, monkeypatch):
+    """R3: a worker that took its time with its registration is told to come back, and not left with a dead gateway."""
+    monkeypatch.setattr("workerctx_starlette.gateway._gateway._GOODBYE", 0.01)
+    gateway = gateway_of(grace=0.0)
+    async with anyio.create_task_group() as tasks:
+        stop = anyio.Event()
+        tasks.start_soon(gateway.run_while, stop.wait)
+        await eventually(lambda: gateway.context.is_running)
+        async with peer_of(gateway) as late:
+            await eventually(lambda: gateway._connections)
+            stop.set()
+            await gateway.context
+            await eventually(lambda: gateway._door is None)
+            await late.register()
+            assert await late.hear(Drain)
+            assert (await late.ended())[0] == 1012
+
+
+async def test_a_store_that_hangs_keeps_no_worker_out(gateway_of, peer_of, url):
+    """W4: a worker that comes back during an outage is let in, with what it holds, before its patience is at an end."""
+    faults = Faults()
+    async with gateway_of(store=faults.wrap(connect(url)), register_timeout=0.5) as gateway, peer_of(gateway) as worker:
+        faults.hang()
+        try:
+            assert not (await worker.register(holding=("a lease",))).lost
+        finally:
+            faults.lift()
 
 
 async def test_a_paused_gateway_keeps_its_workers(gateway, storage, peer_of):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from workerctx.errors import JobCancelled, JobFailed, JobNotFound
+from workerctx.errors import InvalidRequest, JobCancelled, JobFailed, JobNotFound
 from workerctx.queue import EnqueueOutcome, JobPage, JobState, QueueInfo
 from workerctx.remote.calls.base import Call
 from workerctx.remote.records import JobRecord, RequestRecord
@@ -46,13 +46,23 @@ class Enqueue(Call["Sequence[EnqueueOutcome]"], tag="enqueue", frozen=True):
     async def perform(self, storage: Storage, *, again: bool) -> Sequence[EnqueueOutcome]:
         """Add the jobs, all or none, unless that was done."""
         requests = [record.request() for record in self.requests]
-        if again:
-            found = [await _find(storage, request) for request in requests]
-            if any(found):  # they were added together, so all of them were
-                return [
-                    each or EnqueueOutcome(str(request.job_id)) for each, request in zip(found, requests, strict=True)
-                ]
-        return await storage.jobs.enqueue_bulk(requests)
+        if again and (known := await _find_all(storage, requests)):
+            return known
+        try:
+            return await storage.jobs.enqueue_bulk(requests)
+        except InvalidRequest:  # perhaps as the first telling, at another gateway, was done only now
+            if again and (known := await _find_all(storage, requests)):
+                return known
+            raise
+
+
+async def _find_all(storage: Storage, requests: Sequence[EnqueueRequest]) -> Sequence[EnqueueOutcome]:
+    """Return where an earlier telling of requests ended up; nothing if there is no trace of it."""
+    found = [await _find(storage, request) for request in requests]
+    if not any(found):
+        return ()
+    # They were added together, so all of them were.
+    return [each or EnqueueOutcome(str(request.job_id)) for each, request in zip(found, requests, strict=True)]
 
 
 async def _find(storage: Storage, request: EnqueueRequest) -> EnqueueOutcome | None:
