@@ -30,6 +30,8 @@ _MEANING: Final[dict[str, tuple[type[QueueError], str]]] = {
     "NOPERM": (StoreDenied, "does not allow this user what a store needs: look at the server's ACL"),
 }
 _CODE: Final = re.compile(rf"\b({'|'.join(_MEANING)})\b")
+_SENT_ABOUT: Final = "Maximum retries exhausted"
+"""What the driver says when the nodes sent it from one to the other, or asked it to try again."""
 _DENIED_IN_SCRIPT: Final = ("The user executing the script", "ACL failure in script")
 
 
@@ -56,6 +58,8 @@ def _code(exc: BaseException, text: str) -> str:
         return found.group(1)
     if isinstance(exc, driver.AuthenticationError):
         return "WRONGPASS"
+    if isinstance(exc, driver.ClusterError) and _SENT_ABOUT in text:
+        return "TRYAGAIN"
     if isinstance(exc, driver.ReadOnlyError):
         return "READONLY"
     denied = isinstance(exc, driver.AuthorizationError) or any(words in text for words in _DENIED_IN_SCRIPT)
