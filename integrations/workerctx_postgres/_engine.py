@@ -13,7 +13,7 @@ import attrs
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from workerctx.errors import QueueError, StoreUnavailable
+from workerctx.errors import InvalidRequest, QueueError, StoreUnavailable
 from workerctx.queue.sql.merging import steps
 from workerctx.queue.sql.transaction import Groups
 from workerctx_postgres._connection import CONFLICTS, is_lost
@@ -141,7 +141,7 @@ class Writer:
                 raise
             except Exception as exc:
                 error: BaseException = exc
-                if isinstance(exc, psycopg.Error):
+                if isinstance(exc, (psycopg.Error, UnicodeError)):
                     error = self._database.explain(exc)
                     if isinstance(error, StoreUnavailable):
                         raise
@@ -189,20 +189,17 @@ class Reader:
         self._connection = self._database.enter()
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
-        """Do the calls on one snapshot."""
+        """Do the calls on one snapshot, or each for itself if one of them asks for what cannot be."""
         try:
-            self._look(calls)
-        except psycopg.Error as exc:
-            if not is_lost(exc):
-                roll_back(self._connection)
-                raise self._database.explain(exc) from exc
-            self._connection.close()
-            self._connection = self._database.enter()
-            try:
-                self._look(calls)
-            except psycopg.Error as again:
-                roll_back(self._connection)
-                raise self._database.explain(again) from again
+            self._persist(calls)
+        except InvalidRequest:
+            if len(calls) == 1:
+                raise
+            for call in calls:
+                try:
+                    self._persist([call])
+                except InvalidRequest as exc:
+                    call.result, call.error = None, exc
 
     def interrupt(self) -> None:
         """Make a statement that is under way fail."""
@@ -211,6 +208,22 @@ class Reader:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _persist(self, calls: Sequence[Call[Any]]) -> None:
+        """Do the calls, again if the connection was lost."""
+        try:
+            self._look(calls)
+        except (psycopg.Error, UnicodeError) as exc:
+            if isinstance(exc, UnicodeError) or not is_lost(exc):
+                roll_back(self._connection)
+                raise self._database.explain(exc) from exc
+            self._connection.close()
+            self._connection = self._database.enter()
+            try:
+                self._look(calls)
+            except (psycopg.Error, UnicodeError) as again:
+                roll_back(self._connection)
+                raise self._database.explain(again) from again
 
     def _look(self, calls: Sequence[Call[Any]]) -> None:
         cursor = self._connection.cursor()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import encode_json
+from workerctx.queue.retry import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -135,10 +135,10 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_ttl(what: str, seconds: float) -> None:
-    """Refuse the length of a lease that is not a positive number of seconds.
+    """Refuse the length of a lease that is not a positive number of seconds, or longer than any store can keep.
 
     Raises:
         InvalidRequest: It is not.
     """
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise InvalidRequest(f"{what} must be more than 0 seconds, got {seconds}")
+    if not 0 < seconds <= LONGEST_WAIT:
+        raise InvalidRequest(f"{what} must be more than 0 seconds and at most {LONGEST_WAIT:.0f}, got {seconds}")

@@ -10,6 +10,7 @@ import attrs
 
 from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import encode_json
+from workerctx.queue.retry import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,6 +71,18 @@ def check_name(what: str, value: str) -> None:
     """
     if not (isinstance(value, str) and 0 < len(value) <= _MAX_NAME and value.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise InvalidRequest(f"{what} must be 1 to {_MAX_NAME} printable characters, got {value!r}")
+
+
+def check_moment(what: str, value: float) -> None:
+    """Refuse a point in time that no store can keep.
+
+    Raises:
+        InvalidRequest: It is NaN, infinite, or thousands of years away.
+    """
+    if not abs(value) <= LONGEST_WAIT:
+        raise InvalidRequest(
+            f"{what} must be seconds since the epoch, not more than {LONGEST_WAIT:.0f} before or after it, got {value}"
+        )
 
 
 class RequestOptions(TypedDict, total=False):
@@ -172,13 +185,13 @@ class EnqueueRequest:
         return DEFAULT_QUEUE if self.pinned_queue is None else self.pinned_queue
 
     def _check_times(self) -> None:
-        if not (math.isfinite(self.delay) and self.delay >= 0):
-            raise InvalidRequest(f"delay must be 0 or more seconds, got {self.delay}")
+        if not 0 <= self.delay <= LONGEST_WAIT:
+            raise InvalidRequest(f"delay must be 0 to {LONGEST_WAIT:.0f} seconds, got {self.delay}")
         if self.run_at is not None and self.delay:
             raise InvalidRequest("pass either delay or run_at: both say when the job is due")
         for what, moment in (("run_at", self.run_at), ("expires_at", self.expires_at)):
-            if moment is not None and not math.isfinite(moment):
-                raise InvalidRequest(f"{what} must be a finite time, got {moment}")
+            if moment is not None:
+                check_moment(what, moment)
         if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
             raise InvalidRequest(f"timeout must be more than 0 seconds or None, got {self.timeout}")
 

@@ -12,6 +12,9 @@ from workerctx.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LONGEST_WAIT: Final = 1e11
+"""Seconds, some three thousand years: what lies further away than that, before or after 1970, no store keeps."""
+
 _LARGEST_EXPONENT: Final = 64
 
 
@@ -84,8 +87,10 @@ class Exponential(RetryPolicy, frozen=True, tag="exponential"):
 
 
 def _check(base: float, cap: float) -> None:
-    if not 0 <= base <= cap < float("inf"):
-        raise InvalidRequest(f"a backoff needs 0 <= base <= cap, in finite seconds; got base={base}, cap={cap}")
+    if not 0 <= base <= cap <= LONGEST_WAIT:
+        raise InvalidRequest(
+            f"a backoff needs 0 <= base <= cap <= {LONGEST_WAIT:.0f} seconds; got base={base}, cap={cap}"
+        )
 
 
 Backoff: TypeAlias = Constant | Linear | Exponential

@@ -13,7 +13,7 @@ from workerctx.errors import InvalidRequest, JobCancelled, JobFailed
 from workerctx.queue.codec import encode_json
 from workerctx.queue.finish import ClaimRequest, CompleteLease, FailLease, ReleaseLease, SnoozeLease, check_ttl
 from workerctx.queue.model import FINAL_STATES, JobError, JobState
-from workerctx.queue.request import as_moment, as_names, as_seconds, check_name
+from workerctx.queue.request import as_moment, as_names, as_seconds, check_moment, check_name
 from workerctx.queue.turns import Rota
 
 if TYPE_CHECKING:
@@ -191,7 +191,10 @@ class JobQueueSkeleton(ABC):
     async def pause_queue(self, queue: str, *, until: Moment | None = None, cancel_running: bool = False) -> None:
         """Let nobody claim from a queue."""
         check_name("a queue's name", queue)
-        await self._pause(queue, as_moment(until), cancel_running=cancel_running)
+        moment = as_moment(until)
+        if moment is not None:
+            check_moment("until", moment)
+        await self._pause(queue, moment, cancel_running=cancel_running)
 
     async def prune(self, retention: Seconds, *, states: Collection[JobState] | None = None) -> int:
         """Remove jobs that finished long ago."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
@@ -19,6 +18,7 @@ from workerctx.queue.model import (
     JobError,
     JobState,
 )
+from workerctx.queue.retry import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from workerctx.queue.events import JobEvent
@@ -135,7 +135,7 @@ def check_finish(how: Finish) -> None:
     """Refuse a wait that is no number of seconds, and details of an error that cannot be stored.
 
     Raises:
-        InvalidRequest: A wait is negative, NaN or infinite, or details are not JSON or too large.
+        InvalidRequest: A wait is negative, NaN or too long, or details are not JSON or too large.
     """
     match how:
         case FailLease():
@@ -155,10 +155,10 @@ def check_wait(seconds: float) -> None:
     """Refuse a wait that is no number of seconds.
 
     Raises:
-        InvalidRequest: It is negative, NaN or infinite.
+        InvalidRequest: It is negative, NaN, or longer than any store can keep.
     """
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise InvalidRequest(f"a wait is 0 or more seconds, got {seconds}")
+    if not 0 <= seconds <= LONGEST_WAIT:
+        raise InvalidRequest(f"a wait is 0 to {LONGEST_WAIT:.0f} seconds, got {seconds}")
 
 
 def ending(job: QueuedJob, now: float) -> JobEvent:

@@ -31,6 +31,9 @@ _PREPARED: Final = 256
 _JOURNAL_BYTES: Final = 64 * 1024 * 1024
 _PRIMARY: Final = 0xFF
 
+REFUSED: Final = (sqlite3.Error, UnicodeError, OverflowError)
+"""What `Database.explain` explains: errors of SQLite, and what Python says of values that are none for it."""
+
 
 class FileConnection(sqlite3.Connection):
     """A connection that knows which file it has open, and writes when it is its turn.
@@ -177,8 +180,10 @@ class Database:
         if verdict != "ok":
             raise SchemaError(f"{self.path} is damaged: {verdict}; restore it from a backup, or try sqlite3 .recover")
 
-    def explain(self, error: sqlite3.Error) -> QueueError:
-        """Return our own error for one of SQLite's."""
+    def explain(self, error: sqlite3.Error | UnicodeError | OverflowError) -> QueueError:
+        """Return our own error for one of SQLite's, for a text that is none, or for a number that is too large."""
+        if isinstance(error, (UnicodeError, OverflowError)):
+            return InvalidRequest(f"SQLite cannot store this: {error}")
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         make = _MEANINGS.get(code & _PRIMARY)
         if make is not None:

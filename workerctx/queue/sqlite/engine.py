@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from workerctx.errors import QueueError
+from workerctx.errors import InvalidRequest, QueueError
 from workerctx.queue.sql.merging import Step, steps
 from workerctx.queue.sql.transaction import Groups
+from workerctx.queue.sqlite.connection import REFUSED
 from workerctx.queue.sqlite.transaction import SqliteTransaction
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Writer:
             tx.cursor.execute("RELEASE step")
             del tx.events[told:]
             tx.groups = self._groups = Groups()
-            error = self._database.explain(exc) if isinstance(exc, sqlite3.Error) else exc
+            error = self._database.explain(exc) if isinstance(exc, REFUSED) else exc
             step.fail(error)
         else:
             tx.cursor.execute("RELEASE step")
@@ -104,8 +105,28 @@ class Reader:
         self._groups = Groups()
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
-        """Do the calls on one snapshot."""
+        """Do the calls on one snapshot, or each for itself if one of them asks for what cannot be."""
         self._database.check_file(self._connection)
+        try:
+            self._look(calls)
+        except InvalidRequest:
+            if len(calls) == 1:
+                raise
+            for call in calls:
+                try:
+                    self._look([call])
+                except InvalidRequest as exc:
+                    call.result, call.error = None, exc
+
+    def interrupt(self) -> None:
+        """Make a statement that is under way fail."""
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _look(self, calls: Sequence[Call[Any]]) -> None:
         cursor = self._connection.cursor()
         try:
             cursor.execute("BEGIN")
@@ -116,15 +137,7 @@ class Reader:
                 except QueueError as exc:
                     call.error = exc
             cursor.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except REFUSED as exc:
             if self._connection.in_transaction:
                 cursor.execute("ROLLBACK")
             raise self._database.explain(exc) from exc
-
-    def interrupt(self) -> None:
-        """Make a statement that is under way fail."""
-        self._connection.interrupt()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()

@@ -6,9 +6,10 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
-from workerctx.errors import InvalidRequest
+from workerctx.errors import InvalidRequest, QueueError
 from workerctx.queue.finish import FailLease
 from workerctx.queue.model import JobError, JobState
 from workerctx.queue.request import EnqueueRequest
@@ -36,7 +37,10 @@ class TestBadInput:
             pytest.param({"kind": "work", "delay": -1}, id="negative delay"),
             pytest.param({"kind": "work", "delay": math.nan}, id="delay nan"),
             pytest.param({"kind": "work", "delay": math.inf}, id="endless delay"),
+            pytest.param({"kind": "work", "delay": 1e15}, id="distant delay"),
             pytest.param({"kind": "work", "run_at": math.inf}, id="endless run_at"),
+            pytest.param({"kind": "work", "run_at": -1e15}, id="distant run_at"),
+            pytest.param({"kind": "work", "expires_at": 1e15}, id="distant expires_at"),
             pytest.param({"kind": "work", "run_at": datetime(2030, 1, 1)}, id="naive run_at"),  # noqa: DTZ001 - the point of it
             pytest.param({"kind": "work", "delay": 1, "run_at": 5.0}, id="delay and run_at"),
             pytest.param({"kind": "work", "max_attempts": 0}, id="no attempts"),
@@ -81,15 +85,32 @@ class TestBadInput:
         assert await state_of(storage, other) is JobState.DEAD
 
     async def test_waits(self, storage: Storage) -> None:
-        """Q13: a negative or endless wait is refused and the lease is as it was."""
+        """Q13: a wait that is negative, endless or longer than stores can keep is refused; the lease is as it was."""
         job_id = await add(storage)
         lease = await take_lease(storage)
-        for wait in (-1.0, math.nan, math.inf):
+        for wait in (-1.0, math.nan, math.inf, 1e15):
             with pytest.raises(InvalidRequest):
                 await storage.jobs.fail(lease.id, "boom", delay=wait)
             with pytest.raises(InvalidRequest):
                 await storage.jobs.snooze(lease.id, delay=wait)
         assert await state_of(storage, job_id) is JobState.RUNNING
+
+    async def test_names_that_are_none(self, storage: Storage) -> None:
+        """Q13: what no text can be is refused alone; calls that are on their way with it are done."""
+        found: list[int] = []
+
+        async def count() -> None:
+            found.append(sum((await storage.jobs.counts()).values()))
+
+        await add(storage)
+        for name in ("a\0b", "\ud800"):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(count)
+                with pytest.raises(QueueError):
+                    await storage.jobs.get(name)
+                tasks.start_soon(count)
+        assert found == [1] * 8
 
     async def test_claims(self, storage: Storage) -> None:
         """Q13: a claim without queues, room or time is refused."""
@@ -100,6 +121,7 @@ class TestBadInput:
             {"limit": 0},
             {"lease_ttl": 0},
             {"lease_ttl": math.nan},
+            {"lease_ttl": 1e15},
             {"weights": {"default": 0}},
             {"weights": {"elsewhere": 1}},
             {"kind_limits": {"work": -1}},
