@@ -60,7 +60,7 @@ class CallersTransaction:
 
         Threads: what the driver does runs in the caller's thread; a connection that is not asynchronous blocks it.
         """
-        driver = _driver_connection(connection)
+        driver = await _driver_connection(connection)
         _check_status(driver)
         await anyio.to_thread.run_sync(self._add_groups, requests)
         if isinstance(driver, psycopg.Connection):
@@ -85,7 +85,7 @@ class CallersTransaction:
                 conflicts += 1
                 if conflicts > CONFLICTS_BORNE:
                     raise self._database.explain(exc) from exc
-            except psycopg.Error as exc:
+            except (psycopg.Error, UnicodeError) as exc:
                 raise self._database.explain(exc) from exc
             else:
                 return outcomes
@@ -161,15 +161,21 @@ class _AsyncCursor:
         return anyio.from_thread.run(self._cursor.fetchall)
 
 
-def _driver_connection(connection: Any) -> psycopg.Connection[Any] | psycopg.AsyncConnection[Any]:
+async def _driver_connection(connection: Any) -> psycopg.Connection[Any] | psycopg.AsyncConnection[Any]:
     """Return the psycopg connection in what the caller passed.
 
     Raises:
         InvalidRequest: There is none.
     """
     inner = connection
-    if type(inner).__module__.startswith("sqlalchemy."):
-        # A session hands out the connection of its transaction; that one has the driver's inside.
+    # A session of SQLAlchemy hands out the connection of its transaction; that one has the driver's inside.
+    if hasattr(inner, "sync_session"):
+        inner = await inner.connection()
+    if hasattr(inner, "sync_connection"):
+        if not inner.in_transaction():
+            await inner.begin()
+        inner = (await inner.get_raw_connection()).driver_connection
+    elif any(each.__module__.startswith("sqlalchemy.") for each in type(inner).__mro__):
         if hasattr(inner, "get_bind"):
             inner = inner.connection()
         if hasattr(inner, "in_transaction") and not inner.in_transaction():

@@ -44,6 +44,8 @@ _START: Final = "workerctx_start"
 _SHORTEST_CONNECT: Final = 2
 _LONGEST_CONNECT: Final = 10
 _LONGEST_NAME: Final = 63
+_MARKS: Final = frozenset("%?'")
+"""What means something else in a statement, where the name of a schema stands in it."""
 
 
 @attrs.frozen
@@ -68,7 +70,8 @@ class Database:
     sql: PostgresStatements = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if not (0 < len(self.schema.encode()) <= _LONGEST_NAME and self.schema.isprintable()) or "%" in self.schema:
+        fits = 0 < len(self.schema.encode()) <= _LONGEST_NAME and self.schema.isprintable()
+        if not fits or not _MARKS.isdisjoint(self.schema):
             raise InvalidRequest(f"schema={self.schema!r} is no name of a PostgreSQL schema")
         if not self.timeout > 0:
             raise InvalidRequest(f"timeout={self.timeout:g}: a statement needs more than 0 seconds")
@@ -94,7 +97,7 @@ class Database:
         """
         conninfo = self.listen if listening and self.listen is not None else self.conninfo
         try:
-            return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None if self.pooled else 0)
+            connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None if self.pooled else 0)
         except psycopg.Error as exc:
             said = _sentence(exc)
             if _REFUSAL.search(said):
@@ -102,6 +105,9 @@ class Database:
                     f"cannot connect to {self.place}: {said}: look at the URL and the server's pg_hba.conf"
                 ) from exc
             raise StoreUnavailable(f"cannot connect to {self.place}: {said}") from exc
+        # Whatever the database or the role prefers: who waited for a lock has to see what was done meanwhile.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        return connection
 
     def enter(self) -> psycopg.Connection:
         """Open a connection that `begin` can be used on.
@@ -119,7 +125,7 @@ class Database:
             raise self.explain(exc) from exc
         return connection
 
-    def begin(self, cursor: psycopg.Cursor, ns: int, mode: str = "") -> Moment:
+    def begin(self, cursor: psycopg.Cursor, ns: int, mode: str = "ISOLATION LEVEL READ COMMITTED") -> Moment:
         """Begin a transaction, and return what every one wants to know first: see `PostgresStatements.start`.
 
         Both in one message to the server: to wait for an answer is what takes time in a process that is busy.
@@ -129,12 +135,16 @@ class Database:
         cursor.nextset()
         return cast("Moment", cursor.fetchone())
 
-    def explain(self, error: psycopg.Error) -> QueueError:
-        """Return our own error for one of the driver's."""
+    def explain(self, error: psycopg.Error | UnicodeError) -> QueueError:
+        """Return our own error for one of the driver's, or for a text that is none."""
+        if isinstance(error, UnicodeError):
+            return InvalidRequest(f"PostgreSQL cannot store this: {error}")
         said = _sentence(error)
         for kinds, make in _MEANINGS:
             if isinstance(error, kinds):
                 return make(self, said)
+        if isinstance(error, errors.ProgramLimitExceeded) and error.diag.constraint_name is not None:
+            return InvalidRequest(f"the names are too long for an index of PostgreSQL: {said}")
         return StoreUnavailable(f"PostgreSQL could not do it on {self.place}: {said}")
 
 
@@ -153,6 +163,8 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
     try:
         patience = max(_SHORTEST_CONNECT, min(_LONGEST_CONNECT, math.ceil(timeout)))
         known = {**_LIMITS, "connect_timeout": str(patience), **conninfo_to_dict(location), **options}
+        # Texts are of any language, whatever the database or the environment prefers.
+        known["client_encoding"] = "UTF8"
         if not pooled:
             milliseconds = round(timeout * 1000)
             settings = {

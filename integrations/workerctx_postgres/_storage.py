@@ -90,11 +90,12 @@ class PostgresStorage(SqlStorage):
             with database.connect() as connection:
                 if version(connection, database.schema) < self.migrations.newest:
                     self.migrations.apply()
-                (self._callers.store_id,) = connection.execute(database.sql.store_id.encode()).fetchone() or ("",)
-                found = connection.execute(database.sql.find_namespace.encode(), (self.namespace,)).fetchone()
-                if found is None:
-                    connection.execute(database.sql.add_namespace.encode(), (self.namespace,))
+                with connection.transaction():
+                    (self._callers.store_id,) = connection.execute(database.sql.store_id.encode()).fetchone() or ("",)
                     found = connection.execute(database.sql.find_namespace.encode(), (self.namespace,)).fetchone()
+                    if found is None:
+                        connection.execute(database.sql.add_namespace.encode(), (self.namespace,))
+                        found = connection.execute(database.sql.find_namespace.encode(), (self.namespace,)).fetchone()
         except psycopg.Error as exc:
             raise database.explain(exc) from exc
         assert found is not None

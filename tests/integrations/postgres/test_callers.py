@@ -79,6 +79,56 @@ async def test_sqlalchemy(storage, place):
     engine.dispose()
 
 
+class OwnSession(Session):
+    """A session that some other package made of SQLAlchemy's, as SQLModel does."""
+
+
+class AsyncSession:
+    """What matters of SQLAlchemy's asynchronous session and of its connection; the real ones need greenlet."""
+
+    sync_session = sync_connection = None
+
+    def __init__(self, driver_connection):
+        self.driver_connection = driver_connection
+
+    async def connection(self):
+        return self
+
+    def in_transaction(self):
+        return True
+
+    async def get_raw_connection(self):
+        return self
+
+
+async def test_a_session_of_another_package(storage, place):
+    """Q12: what another package derived from a session of SQLAlchemy carries jobs as that does."""
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(place))
+    with OwnSession(engine) as session:
+        await storage.jobs.enqueue(EnqueueRequest("a"), connection=session)
+        session.commit()
+    assert await states(storage) == {JobState.QUEUED: 1}
+    engine.dispose()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_asynchronous_session(storage, place):
+    """Q12: SQLAlchemy's asynchronous sessions and connections carry jobs."""
+    async with await psycopg.AsyncConnection.connect(place) as connection:
+        await storage.jobs.enqueue(EnqueueRequest("a"), connection=AsyncSession(connection))
+        await connection.commit()
+    assert await states(storage) == {JobState.QUEUED: 1}
+
+
+async def test_a_connection_that_knows_fewer_letters(storage, place):
+    """Q13: a text that the caller's connection cannot send is refused, and his transaction goes on."""
+    with psycopg.connect(place, client_encoding="LATIN1") as connection:
+        with pytest.raises(InvalidRequest, match="latin-1"):
+            await storage.jobs.enqueue(EnqueueRequest("a", "☃"), connection=connection)
+        await storage.jobs.enqueue(EnqueueRequest("a", "ü"), connection=connection)
+    assert [job.payload_json for job in (await storage.jobs.list()).jobs] == ['"ü"'.encode()]
+
+
 async def test_what_cannot_carry_a_job_is_refused_by_name(storage, place, own_postgres):
     """Q12: anything but a usable connection to this very store is refused in a sentence; the transaction goes on."""
     with pytest.raises(InvalidRequest, match=r"cannot enqueue through .*str: pass a psycopg connection"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
+import anyio
 import psycopg
 import pytest
 
@@ -45,6 +47,52 @@ def test_many_migrate_at_once(place, schema):
 
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(make, range(8))) == {len(MIGRATIONS)}
+
+
+@pytest.mark.parametrize("level", ["serializable", "repeatable read"])
+async def test_a_role_that_prefers_another_isolation(place, schema, level):
+    """Q15: processes that start together make the tables once, whatever isolation their role prefers."""
+    role = f"strict_{new_id()[-8:]}"
+    with psycopg.connect(place, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} SUPERUSER LOGIN")
+        connection.execute(f"ALTER ROLE {role} SET default_transaction_isolation = '{level}'")
+    url = f"{place}&schema={quote(schema)}&user={role}"
+
+    async def use():
+        async with connect(url) as storage:
+            await storage.jobs.enqueue(EnqueueRequest("a"))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(6):
+            tasks.start_soon(use)
+    async with connect(url) as storage:
+        assert (await storage.jobs.counts())[JobState.QUEUED] == 6
+
+
+async def test_encodings_of_others(place, monkeypatch):
+    """Q16: texts are kept as they are, also in a database that knows no encoding, and whatever the environment says."""
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    name = f"plain_{new_id()[-8:]}"
+    with psycopg.connect(place, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING SQL_ASCII TEMPLATE template0 LOCALE 'C'")
+        try:
+            async with connect(f"{place}&dbname={name}") as storage:
+                await storage.jobs.enqueue(EnqueueRequest("grüß", "☃\0", queue="😀"))
+                job, lease = await storage.jobs.claim("w", queues=["😀"])
+                await storage.jobs.complete(lease.id, "☂")
+                done = await storage.jobs.get(job.id)
+            assert (done.kind, done.payload_json, done.result_json) == ("grüß", '"☃\\u0000"'.encode(), '"☂"'.encode())
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_names_that_no_index_can_hold(place):
+    """Q13: labels that are too long together are the caller's mistake, and no failure of the server."""
+    labels = ["".join(chr(ord("a") + random.randrange(26)) for _ in range(255)) for _ in range(30)]
+    async with connect(f"{place}&namespace={new_id()[-12:]}") as storage:
+        with pytest.raises(InvalidRequest, match="too long for an index"):
+            await storage.jobs.enqueue(EnqueueRequest("a", required_labels=labels))
+        assert not any((await storage.jobs.counts()).values())
 
 
 async def test_a_newer_schema_is_refused(place, schema):
@@ -96,6 +144,9 @@ async def test_a_role_with_few_rights(place, schema):
     [
         ("nosuch=1", 'invalid connection option "nosuch"'),
         ("schema=", "is no name of a PostgreSQL schema"),
+        ("schema=a%25b", "is no name of a PostgreSQL schema"),
+        ("schema=a%3Fb", "is no name of a PostgreSQL schema"),
+        ("schema=a'b", "is no name of a PostgreSQL schema"),
         ("timeout=soon", "timeout='soon' is no number of seconds"),
         ("timeout=-1", "a statement needs more than 0 seconds"),
         ("pooled=perhaps", "write yes or no"),
