@@ -12,8 +12,8 @@ from workerctx.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LONGEST_WAIT: Final = 1e11
-"""Seconds, some three thousand years: what lies further away than that, before or after 1970, no store keeps."""
+LONGEST_WAIT: Final = 3e11
+"""Seconds, more than nine thousand years: what lies further away than that, before or after 1970, no store keeps."""
 
 _LARGEST_EXPONENT: Final = 64
 
