@@ -10,6 +10,7 @@ from workerctx.errors import InvalidRequest, Throttled, UnknownScope
 from workerctx.queue.codec import decode_json
 from workerctx.queue.limits import Granted, RateLimit
 from workerctx.queue.sql.rows import from_micros, to_micros
+from workerctx.queue.transitions import check_wait
 from workerctx_redis._operations import Answer, Operation, done
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class RedisRateLimits:
 
     async def drain(self, scope: str, *, retry_after: float) -> None:
         """Do `RateLimits.drain`."""
-        if not 0 <= retry_after < float("inf"):
-            raise InvalidRequest(f"retry_after must be 0 or more seconds, got {retry_after}")
+        check_wait(retry_after)
         if not await self._line.call(Operation(("drain", scope, to_micros(retry_after)), lambda answer: answer.result)):
             raise UnknownScope(scope)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from workerctx.errors import InvalidRequest
 from workerctx.queue.request import check_name
+from workerctx.queue.retry import LONGEST_WAIT
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -31,9 +30,9 @@ class RateLimit(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_name("a rate limit's scope", self.scope)
-        if self.capacity < 1 or not (math.isfinite(self.per) and self.per > 0):
+        if not (isinstance(self.capacity, int) and self.capacity >= 1 and 0 < self.per <= LONGEST_WAIT):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise InvalidRequest(
-                f"a rate limit needs capacity >= 1 and per > 0 seconds, got {self.capacity} per {self.per}"
+                f"a rate limit needs a whole capacity >= 1 and per > 0 seconds, got {self.capacity} per {self.per}"
             )
 
     @property

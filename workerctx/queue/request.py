@@ -25,7 +25,7 @@ DEFAULT_QUEUE: Final = "default"
 """Where a job waits when nobody named a queue."""
 
 _MAX_NAME: Final = 255
-_MAX_PRIORITY: Final = 2**31 - 1
+_MAX_WHOLE: Final = 2**31 - 1
 _NO_NAMES: Final[tuple[str, ...]] = ()
 
 
@@ -162,10 +162,13 @@ class EnqueueRequest:
         check_name("a job's kind", self.kind)
         if self.pinned_queue is not None:
             check_name("a queue's name", self.pinned_queue)
-        if not 1 <= self.max_attempts <= _MAX_PRIORITY:
-            raise InvalidRequest(f"max_attempts counts runs, so it must be at least 1, got {self.max_attempts}")
-        if not -_MAX_PRIORITY <= self.priority <= _MAX_PRIORITY:
-            raise InvalidRequest(f"priority {self.priority} does not fit into 32 bits")
+        # Callers may be untyped, and one row that cannot be read back holds up all that are claimed with it.
+        if not (isinstance(self.max_attempts, int) and 1 <= self.max_attempts <= _MAX_WHOLE):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
+            raise InvalidRequest(
+                f"max_attempts counts runs, so it must be a whole number and at least 1, got {self.max_attempts!r}"
+            )
+        if not (isinstance(self.priority, int) and -_MAX_WHOLE <= self.priority <= _MAX_WHOLE):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
+            raise InvalidRequest(f"priority must be a whole number that fits into 32 bits, got {self.priority!r}")
         if self.delay or self.run_at is not None or self.expires_at is not None or self.timeout is not None:
             self._check_times()
         for what, name in (
@@ -203,6 +206,7 @@ class EnqueueRequest:
         for key, value in self.headers.items():
             if not (isinstance(key, str) and isinstance(value, str)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
                 raise InvalidRequest(f"headers map texts to texts, got {key!r}: {value!r}")
+        encode_json(self.headers, "set of headers")
         if self.on_parent_failure not in ("cancel", "run"):
             raise InvalidRequest(f'on_parent_failure is "cancel" or "run", got {self.on_parent_failure!r}')
 

@@ -18,6 +18,7 @@ from workerctx.queue.model import (
     JobError,
     JobState,
 )
+from workerctx.queue.request import check_name
 from workerctx.queue.retry import LONGEST_WAIT
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def check_finish(how: Finish) -> None:
             check_wait(how.delay)
         case ThrottleLease():
             check_wait(how.retry_after)
+            if how.scope is not None:
+                check_name("a rate limit's scope", how.scope)
         case _:
             pass
 

@@ -9,6 +9,7 @@ from workerctx.errors import InvalidRequest, QueueError, Throttled, UnknownScope
 from workerctx.queue.limits import Granted, RateLimit
 from workerctx.queue.sql.merging import Merging
 from workerctx.queue.sql.rows import MICROSECONDS, to_micros
+from workerctx.queue.transitions import check_wait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,8 +88,7 @@ class SqlRateLimits:
 
     async def drain(self, scope: str, *, retry_after: float) -> None:
         """Let nobody acquire for a while."""
-        if not 0 <= retry_after < float("inf"):
-            raise InvalidRequest(f"retry_after must be 0 or more seconds, got {retry_after}")
+        check_wait(retry_after)
         await self._writer.call(lambda tx: drain(tx, scope, retry_after))
 
     async def list(self) -> Sequence[RateLimit]:

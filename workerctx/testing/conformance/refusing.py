@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
 
 from workerctx.errors import InvalidRequest, QueueError
-from workerctx.queue.finish import FailLease
+from workerctx.queue.finish import FailLease, ThrottleLease
 from workerctx.queue.model import JobError, JobState
 from workerctx.queue.request import EnqueueRequest
 from workerctx.testing.conformance.support import (
@@ -52,7 +52,10 @@ class TestBadInput:
             pytest.param({"kind": "work", "payload": object()}, id="no JSON"),
             pytest.param({"kind": "work", "payload": {"x": math.nan}}, id="nan in JSON"),
             pytest.param({"kind": "work", "payload": "x" * (1024 * 1024 + 1)}, id="large payload"),
+            pytest.param({"kind": "work", "priority": 1.5}, id="half a priority"),
+            pytest.param({"kind": "work", "max_attempts": 3.0}, id="attempts as float"),
             pytest.param({"kind": "work", "headers": {"a": 1}}, id="headers of numbers"),
+            pytest.param({"kind": "work", "headers": {"a": "\udcff"}}, id="headers beyond Unicode"),
         ],
     )
     async def test_requests(self, storage: Storage, options: dict[str, Any]) -> None:
@@ -93,6 +96,7 @@ class TestBadInput:
                 await storage.jobs.fail(lease.id, "boom", delay=wait)
             with pytest.raises(InvalidRequest):
                 await storage.jobs.snooze(lease.id, delay=wait)
+        assert refused(await storage.jobs.finish_many([ThrottleLease(lease.id, 1.0, "\udcff")])) == [InvalidRequest]
         assert await state_of(storage, job_id) is JobState.RUNNING
 
     async def test_names_that_are_none(self, storage: Storage) -> None:
@@ -111,6 +115,12 @@ class TestBadInput:
                     await storage.jobs.get(name)
                 tasks.start_soon(count)
         assert found == [1] * 8
+
+    async def test_rate_limits(self, storage: Storage) -> None:
+        """Q13: a limit of half a call, or of more seconds than any store can keep, is refused."""
+        for capacity, per in ((1.5, 1.0), (0, 1.0), (1, math.nan), (1, 1e15)):
+            with pytest.raises(InvalidRequest):
+                await storage.rate_limits.configure("api", capacity=cast("int", capacity), per=per)
 
     async def test_claims(self, storage: Storage) -> None:
         """Q13: a claim without queues, room or time is refused."""
