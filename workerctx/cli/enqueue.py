@@ -115,10 +115,9 @@ def _add(request: EnqueueRequest, store: StoreOptions) -> int:
 def _decode(text: str | None) -> Any:
     if text is None:
         return None
-    raw = sys.stdin.read() if text == "-" else text
     try:
-        return decode_json(raw)
-    except msgspec.DecodeError as exc:
+        return decode_json(sys.stdin.read() if text == "-" else text)
+    except (msgspec.DecodeError, UnicodeError) as exc:
         raise CommandError(f'the payload is not JSON: {exc}; write for example \'{{"path": "a.jpg"}}\'') from exc
 
 

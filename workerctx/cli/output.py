@@ -75,7 +75,10 @@ def local_time(moment: float | None) -> str:
     """Return store time as people read it: ISO 8601 with the offset of this machine's zone; a dash for None."""
     if moment is None:
         return "-"
-    return datetime.fromtimestamp(moment, UTC).astimezone().isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(moment, UTC).astimezone().isoformat(timespec="seconds")
+    except (ValueError, OverflowError):  # no year of ISO 8601; stores keep some thousand more
+        return f"{moment:.0f} s after 1970"
 
 
 def duration(seconds: float) -> str:

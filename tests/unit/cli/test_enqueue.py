@@ -98,6 +98,7 @@ def test_the_environment_has_defaults(cli, job, monkeypatch):
     "words",
     [
         ["{"],
+        ['"\udcff"'],
         ["--delay", "soon"],
         ["--delay", "-1"],
         ["--at", "tomorrow"],

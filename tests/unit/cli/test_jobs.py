@@ -44,6 +44,14 @@ def test_the_time_that_matters(cli, on, add):
     assert rows == {"ended": "ended", "running": "since", "blocked": "-", "waiting": "due"}
 
 
+def test_a_time_after_the_last_year(cli, add):
+    """A job that is due when years have five digits is listed and shown, with all others."""
+    far = add("far", delay=2.9e11)
+    add("near")
+    assert cli("jobs", "list").out.count("due ") == 2
+    assert " s after 1970" in cli("jobs", "show", far).out
+
+
 def test_a_terminal_gets_a_table_that_fits(cli, add, monkeypatch):
     """On a narrow terminal cells are wrapped, but never an id."""
     monkeypatch.setenv("FORCE_COLOR", "1")
