@@ -139,6 +139,11 @@ def stage(token: str, part: Part) -> Operation[None]:
     return attrs.evolve(done("stage", token, *part.words), grows=True)
 
 
+def unstage(token: str) -> Operation[None]:
+    """Forget the parts of a batch that will not be published."""
+    return done("unstage", token)
+
+
 def publish(token: str, staged: Sequence[Part], requests: Sequence[EnqueueRequest]) -> Operation[list[EnqueueOutcome]]:
     """Add the jobs of the staged parts, all or none."""
     ids = [job_id for part in staged for job_id in part.ids]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from workerctx.errors import JobNotFound, LeaseExpired, LeaseLost
+from workerctx.errors import JobNotFound, LeaseExpired, LeaseLost, StoreClosed
+from workerctx.queue.hand import Call
 from workerctx.queue.ids import new_id
 from workerctx.queue.model import CancelReason, JobPage, JobState, Lease, QueueInfo, Renewed
 from workerctx.queue.skeleton import JobQueueSkeleton, refuse_connection
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 SHOWN_AT_ONCE: Final = 500
 """How many jobs of a listing travel in one answer."""
 
+LARGEST_CALL: Final = 64 * 1024 * 1024
+"""How many bytes of finishes travel together; a server takes no more than 512 MiB, unless it is told otherwise."""
+
 
 @attrs.define(eq=False)
 class RedisJobs(JobQueueSkeleton):
@@ -63,9 +67,15 @@ class RedisJobs(JobQueueSkeleton):
         if len(parts) == 1:
             return await self._line.call(adding.enqueue_part(parts[0], batch))
         token = new_id()
-        for part in parts:
-            await self._line.call(adding.stage(token, part))
-        return await self._line.call(adding.publish(token, parts, batch))
+        try:
+            for part in parts:
+                await self._line.call(adding.stage(token, part))
+            return await self._line.call(adding.publish(token, parts, batch))
+        except BaseException:
+            # A server that is full needs the room at once; where this does not arrive, the parts vanish by themselves.
+            with suppress(StoreClosed):
+                self._line.post(Call(adding.unstage(token), None, None, None))
+            raise
 
     # Working ----------------------------------------------------------------
 
@@ -78,7 +88,14 @@ class RedisJobs(JobQueueSkeleton):
         """Finish many leases, each for itself."""
         if not finishes and not began:
             return []
-        return await self._line.call(operations.finish(finishes, began))
+        operation = operations.finish(finishes, began)
+        if _is_too_large(operation, finishes):
+            middle = len(finishes) // 2
+            return [
+                *await self.finish_many(finishes[:middle], began=began),
+                *await self.finish_many(finishes[middle:]),
+            ]
+        return await self._line.call(operation)
 
     async def _finish(self, finish: Finish) -> None:
         await self._line.call(operations.finish_one(finish))
@@ -86,9 +103,10 @@ class RedisJobs(JobQueueSkeleton):
     async def _finish_and_claim(
         self, finishes: Sequence[Finish], began: Collection[str], order: ClaimOrder
     ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
-        return await self._line.call(
-            operations.finish_and_claim(finishes, began, order), lambda both: operations.give_back(both[1])
-        )
+        operation = operations.finish_and_claim(finishes, began, order)
+        if _is_too_large(operation, finishes):
+            return await self.finish_many(finishes, began=began), await self._claim(order)
+        return await self._line.call(operation, lambda both: operations.give_back(both[1]))
 
     async def _renew_lease(self, lease_id: str, extend_by: float) -> Lease:
         found, now = await self._line.call(
@@ -230,6 +248,10 @@ class RedisJobs(JobQueueSkeleton):
     async def wake(self, queue: str | None = None) -> None:
         """Wake who waits for jobs."""
         await self._line.call(done("wake", queue))
+
+
+def _is_too_large(operation: Operation[Any], finishes: Sequence[Finish]) -> bool:
+    return len(operation.encoded) > LARGEST_CALL and len(finishes) > 1
 
 
 def renewal(lease_ids: Sequence[str], extend_by: float) -> Operation[Renewed]:

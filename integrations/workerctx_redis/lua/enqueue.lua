@@ -148,6 +148,8 @@ function actions.stage(token, texts, rows, plain)
   call('EXPIRE', at, settings.staged_for)
 end
 
+function actions.unstage(token) call('DEL', key('stage', token)) end
+
 function actions.publish(token, parts)
   local at = key('stage', token)
   local staged = call('LRANGE', at, 0, -1)

@@ -131,6 +131,16 @@ async def test_a_full_server_takes_nothing_in_and_lets_work_go_on(own_server):
         assert not (await storage.jobs.enqueue(EnqueueRequest("work", unique_key="k"))).deduped
 
 
+async def test_a_batch_that_does_not_fit_leaves_its_room(own_server):
+    """Q9: a batch that fills the server on its way is refused, and what had arrived of it makes room again at once."""
+    server = own_server(**{"maxmemory-policy": "noeviction", "maxmemory": "24mb"})
+    async with connect(server.url()) as storage:
+        with pytest.raises(StoreFull, match="maxmemory"):
+            await storage.jobs.enqueue_bulk([EnqueueRequest("work", "x" * 1_000_000) for _ in range(40)])
+        await storage.jobs.enqueue(EnqueueRequest("work"))
+        assert server.command("--raw", "keys", "*:stage:*") == ""
+
+
 async def test_a_primary_that_became_a_replica(own_server):
     """W4: a server that may not be written to any more is unavailable, and serves again once it may."""
     server = own_server()

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from workerctx.errors import InvalidRequest, SchemaError, StoreClosed, StoreUnsafe
+from workerctx.errors import InvalidRequest, LeaseLost, SchemaError, StoreClosed, StoreUnsafe
 from workerctx.queue import (
     CompleteLease,
     Constant,
@@ -133,6 +133,19 @@ async def test_parts_that_nobody_published_vanish(storage, redis_command, monkey
     with pytest.raises(Exception, match="nothing of it was added"):
         await storage._line.call(publish("token", [part], requests))
     assert sum((await storage.jobs.counts()).values()) == 0
+
+
+async def test_results_that_are_too_large_together(storage, monkeypatch):
+    """Q2: runs whose results fit into no single call are finished all the same, each once."""
+    monkeypatch.setattr("workerctx_redis._jobs.LARGEST_CALL", 5000)
+    await storage.jobs.enqueue_bulk(crowd(8))
+    claimed = await storage.jobs.claim_many("worker", limit=7)
+    finishes = [CompleteLease.of(lease.id, job.payload * "x" * 1000) for job, lease in claimed]
+    finishes.insert(3, CompleteLease.of("nobody.has", "x" * 1000))
+    outcomes = await storage.jobs.finish_many(finishes, began=[claimed[0][1].id])
+    assert [type(outcome) for outcome in outcomes] == [*[type(None)] * 3, LeaseLost, *[type(None)] * 4]
+    for job, _ in claimed:
+        assert (await storage.jobs.get(job.id)).result == job.payload * "x" * 1000
 
 
 # The straight way -----------------------------------------------------------
