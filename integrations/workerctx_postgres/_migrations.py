@@ -43,7 +43,14 @@ class PostgresMigrations:
 
     def pending(self) -> Sequence[str]:
         """Return the statements that would bring the tables up to date."""
-        return list(schema.pending(self.version(), self._database.schema))
+        database = self._database
+        with database.connect() as connection:
+            try:
+                found = schema.version(connection, database.schema)
+                has_schema = schema.is_there(connection, database.schema)
+            except psycopg.Error as exc:
+                raise database.explain(exc) from exc
+        return list(schema.pending(found, database.schema, has_schema=has_schema))
 
     def apply(self) -> None:
         """Bring the tables up to date, and make the schema if need be."""

@@ -115,7 +115,7 @@ def migrate(connection: psycopg.Connection[Any], *, schema: str = "public") -> i
         return len(MIGRATIONS)
     with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(_LOCK, (schema,))
-        has_schema = cursor.execute(_HAS_SCHEMA, (schema,)).fetchone() is not None
+        has_schema = is_there(connection, schema)
         for statement in pending(version(connection, schema), schema, has_schema=has_schema):
             cursor.execute(statement.encode())
     return len(MIGRATIONS)
@@ -137,6 +137,12 @@ def pending(found: int, schema: str, *, has_schema: bool = False) -> Iterator[st
         for statement in migration:
             yield statement.format(tables=tables)
     yield _SET_VERSION.format(tables=tables, version=len(MIGRATIONS))
+
+
+def is_there(connection: psycopg.Connection[Any], schema: str) -> bool:
+    """Return whether a schema exists, with or without tables."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(_HAS_SCHEMA, (schema,)).fetchone() is not None
 
 
 def version(connection: psycopg.Connection[Any], schema: str) -> int:

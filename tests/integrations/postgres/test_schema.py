@@ -9,6 +9,7 @@ from urllib.parse import quote
 import anyio
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from workerctx.errors import InvalidRequest, SchemaError, UnknownBackend
 from workerctx.queue import EnqueueRequest, JobState, connect, new_id
@@ -204,3 +205,16 @@ def test_the_command_migrates(place, schema, monkeypatch, capsys):
     assert f"has schema version {len(MIGRATIONS)} already; there is nothing to do" in run("--plan")
     assert run("--sql") == ""
     assert f"has schema version {len(MIGRATIONS)} already" in run()
+
+
+def test_the_owner_of_a_schema_needs_no_more(place, schema):
+    """Q15: whoever may make tables in a schema that is there can run what is printed, and need make no schema."""
+    role = f"owner_{new_id()[-12:]}"
+    with psycopg.connect(place, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN")
+        connection.execute(SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(Identifier(schema), Identifier(role)))
+    theirs = f"{place}&user={role}"
+    statements = connect(f"{theirs}&schema={quote(schema)}").migrations.pending()
+    with psycopg.connect(theirs, autocommit=True) as connection:
+        connection.execute(";".join(statements))
+        assert migrate(connection, schema=schema) == len(MIGRATIONS)
