@@ -32,8 +32,8 @@ class Credentials:
     """How a worker shows its gateway who it is; never shown in `repr` or logs.
 
     Attributes:
-        token: Sent as a bearer token, without white space around it; a function is called for each session, so that
-            tokens may expire.
+        token: Sent as a bearer token, without white space around it; a function is called for each session, in a
+            thread, so that tokens may expire.
         headers: Sent with each session's request.
         tls: For certificates of one's own, those of the worker among them; None trusts the usual authorities.
 
@@ -164,10 +164,11 @@ class RemoteConfig:
     def __attrs_post_init__(self) -> None:
         wrong = [
             *_wrong_endpoint(self.endpoint),
-            *_wrong_names(namespaces=self.namespaces, labels=self.labels),
+            *_wrong_names("each name in namespaces", self.namespaces),
+            *_wrong_names("each name in labels", self.labels),
+            *_wrong_names("identity", (self.identity,)),
+            *_wrong_names("node", (self.node,)),
         ]
-        if not self.identity:
-            wrong.append("identity must not be empty")
         try:
             self.for_loop()
         except InvalidConfig as exc:
@@ -264,10 +265,9 @@ def _wrong_endpoint(endpoint: str) -> Iterable[str]:
     return wrong
 
 
-def _wrong_names(**settings: tuple[str, ...]) -> Iterable[str]:
-    for setting, names in settings.items():
-        for name in names:
-            try:
-                check_name(f"each name in {setting}", name)
-            except InvalidRequest as exc:
-                yield str(exc)
+def _wrong_names(what: str, names: tuple[str, ...]) -> Iterable[str]:
+    for name in names:
+        try:
+            check_name(what, name)
+        except InvalidRequest as exc:
+            yield str(exc)

@@ -181,6 +181,8 @@ class Journal:
             fresh.replace(self.path)
         except BaseException:
             os.close(file)
+            with suppress(OSError):  # it would hold what is left of a disk that is full
+                fresh.unlink()
             raise
         if self._file >= 0:
             os.close(self._file)

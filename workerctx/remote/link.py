@@ -56,7 +56,7 @@ class Link:
     error: BaseException | None = field(default=None, init=False)
     machine: Reconnect = field(init=False)
     changed: Latch = field(init=False)
-    """Holds once there was a registration, or there will be none."""
+    """Holds once there was a registration, or there will be none that matters."""
     ended: Latch = field(init=False)
     """Holds once there is and will be no session."""
     _over: bool = field(default=False, init=False)
@@ -69,7 +69,7 @@ class Link:
 
     def __attrs_post_init__(self) -> None:
         self.machine = Reconnect(self.reconnect)
-        self.changed = Latch(lambda: self.ack is not None or self._over)
+        self.changed = Latch(lambda: self.ack is not None or self._over or self._stopping)
         self.ended = Latch(lambda: self._over)
         self._stop = Latch(lambda: self._stopping)
         self._abort = Latch(lambda: self._aborted)
@@ -83,6 +83,7 @@ class Link:
         """
         self._stopping = True
         self._stop.wake()
+        self.changed.wake()
 
     def finish(self) -> None:
         """End once the gateway has acknowledged every outcome.

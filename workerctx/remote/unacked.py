@@ -76,7 +76,7 @@ class UnackedResults:
     def record(self, finishes: Iterable[Finish]) -> None:
         """Keep outcomes until they are acknowledged; a second one of a lease replaces the first.
 
-        A journal that cannot be written is logged, and the outcomes are in memory only.
+        A journal that cannot be written is logged, and the outcomes are in memory only until it can be again.
         """
         with self._lock:
             kept = list(finishes)
@@ -128,6 +128,8 @@ class UnackedResults:
             return
         try:
             write(self._journal)
+            if self._failed:  # what was not written meanwhile
+                self._journal.rewrite(list(self._entries.values()))
         except OSError as exc:
             if not self._failed:
                 _log.error("the journal %s cannot be written, outcomes are in memory only: %s", self._journal.path, exc)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+from anyio import to_thread
 
 from workerctx.errors import PermissionDenied, ProtocolError, RemoteError, SessionLost, Unauthenticated
 from workerctx.lifecycle.groups import collapse
@@ -126,7 +127,12 @@ def connector(config: RemoteConfig) -> Connector:
     @asynccontextmanager
     async def connect() -> AsyncGenerator[WebSocketSession]:
         credentials = config.credentials
-        headers = {} if credentials is None else credentials.request_headers()
+        if credentials is None:
+            headers: dict[str, str] = {}
+        elif callable(credentials.token):  # it may ask somebody, and a stop does not wait for the answer
+            headers = await to_thread.run_sync(credentials.request_headers, abandon_on_cancel=True)
+        else:
+            headers = credentials.request_headers()
         tls = True if credentials is None or credentials.tls is None else credentials.tls
         inside = False
         try:

@@ -100,6 +100,8 @@ def test_a_token_can_be_made_for_each_session():
         ({"namespaces": ["x" * 300]}, "namespaces"),
         ({"labels": ["a\nb"]}, "labels"),
         ({"identity": ""}, "identity"),
+        ({"identity": "two\nlines"}, "identity"),
+        ({"node": "x" * 300}, "node"),
         ({"max_concurrency": 0}, "concurrency must be at least 1"),
         ({"prefetch": -1}, "prefetch"),
         ({"prefetch_window": 0}, "prefetch_window"),

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from attrs import evolve
 
-from workerctx import JobCtx, JobRegistry, RemoteConfig, Shutdown, Worker
+from workerctx import Credentials, JobCtx, JobRegistry, RemoteConfig, Shutdown, Worker
 from workerctx.errors import (
     Abort,
     InvalidConfig,
@@ -757,6 +757,41 @@ async def test_a_stop_before_the_run_means_that_there_is_none(jobs, loopback, co
         await wait_until(lambda: tries)
         worker.shutdown()
     assert worker.context.outcome is Outcome.NEVER_STARTED
+
+
+async def test_a_stop_does_not_wait_for_a_token(jobs, config, monkeypatch):
+    """R5: neither for a function that asks somebody who does not answer, nor for a connector that blocks its thread."""
+
+    @jobs.register
+    async def quick() -> None:
+        pass
+
+    monkeypatch.setattr("workerctx.remote.worker._GOODBYE", 0.1)
+    asked, answer = threading.Semaphore(0), threading.Event()
+
+    def token() -> str:
+        asked.release()
+        answer.wait(20)
+        return "late"
+
+    @asynccontextmanager
+    async def blocking():
+        token()
+        raise SessionLost("late")
+        yield
+
+    config = evolve(config, endpoint="ws://127.0.0.1:1/", credentials=Credentials(token=token), hard_limit=0.1)
+    try:
+        for run in (Worker.run, lambda worker: worker.run_with_connector_until(blocking, anyio.sleep_forever())):
+            worker = Worker.builder(config).register(quick).build()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run, worker)
+                await wait_until(lambda: asked.acquire(blocking=False))
+                worker.shutdown()
+            assert worker.context.outcome is Outcome.NEVER_STARTED
+            assert not answer.is_set()
+    finally:
+        answer.set()
 
 
 async def test_one_session_can_be_served_by_hand(jobs, loopback, config):
