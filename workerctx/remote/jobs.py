@@ -10,10 +10,10 @@ import anyio.lowlevel
 import attrs
 from anyio import to_thread
 
-from workerctx.errors import InvalidRequest, LeaseLost, QueueError
+from workerctx.errors import InvalidRequest, LeaseLost, QueueError, StoreBusy
 from workerctx.queue import Renewed, new_id
 from workerctx.queue.request import as_seconds
-from workerctx.queue.skeleton import JobQueueSkeleton
+from workerctx.queue.skeleton import RESULT_FALLBACK, JobQueueSkeleton
 from workerctx.remote import calls
 from workerctx.remote.calls.jobs import LONGEST_WAIT
 from workerctx.remote.records import RequestRecord
@@ -194,7 +194,11 @@ class RemoteJobs(JobQueueSkeleton):
 
     async def _wait_for_end(self, job_id: str) -> QueuedJob:
         while True:
-            job = (await self._asks.ask(calls.AwaitEnd(job_id, LONGEST_WAIT))).job()
+            try:
+                job = (await self._asks.ask(calls.AwaitEnd(job_id, LONGEST_WAIT))).job()
+            except StoreBusy:  # more handlers wait than the gateway lets wait at once
+                await anyio.sleep(RESULT_FALLBACK)
+                continue
             if job.state.is_final:
                 return job
 

@@ -31,7 +31,8 @@ class GatewayConfig:
         max_sessions: How many workers may be connected at once.
         max_message: Largest message from a worker.
         max_concurrency: How many jobs one worker may have at once, whatever it asks for.
-        max_requests: How many requests of a worker's handlers may wait for an answer at once.
+        max_requests: How many requests of a worker's handlers may wait for an answer at once; each that waits for
+            another job's result is one.
         max_rate: How many messages a second a worker may send for long; a faster one is read more slowly.
 
     Raises:
@@ -51,7 +52,7 @@ class GatewayConfig:
     max_sessions: int = 10_000
     max_message: int = 8 * 1024 * 1024
     max_concurrency: int = 1000
-    max_requests: int = 100
+    max_requests: int = 1000
     max_rate: float = 2000.0
 
     def __attrs_post_init__(self) -> None:

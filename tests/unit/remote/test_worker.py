@@ -32,6 +32,7 @@ from workerctx.errors import (
 from workerctx.lifecycle import Idle, Outcome, Start
 from workerctx.queue import CancelReason, CompleteLease, EnqueueRequest, JobState
 from workerctx.remote import ReconnectConfig, UnackedResults
+from workerctx.remote.faults import Fault
 from workerctx.remote.frames import (
     Began,
     Cancel,
@@ -43,6 +44,7 @@ from workerctx.remote.frames import (
     Progress,
     Register,
     RegisterAck,
+    Reply,
     Result,
     ResultAck,
 )
@@ -363,6 +365,34 @@ async def test_a_question_outlives_its_session(jobs, serving, enqueue, loopback)
     children = [job for job in (await store.list()).jobs if "child" in job.kind]
     assert [job.id for job in children] == [child_id]
     assert [frame.again for frame in asked if b"enqueue" in bytes(frame.call)] == [False, True]
+
+
+async def test_who_waits_for_a_result_waits_for_a_busy_gateway(jobs, serving, enqueue, loopback, monkeypatch):
+    """W7: a gateway that answers only so many requests at once makes waiting for a job longer, and fails nobody."""
+    monkeypatch.setattr("workerctx.remote.jobs.RESULT_FALLBACK", 0.01)
+
+    @jobs.register
+    async def child() -> int:
+        return 1
+
+    @jobs.register
+    async def parent() -> int:
+        return await (await child.with_options(delay=0.2).enqueue()).result()
+
+    waits = []
+
+    async def busy(peer, frame):
+        if b"await" in bytes(frame.call):
+            waits.append(frame)
+            if len(waits) < 3:
+                peer.send(Reply(frame.id, fault=Fault("StoreBusy", "too many")))
+                return
+        await loopback.answer(peer, frame)
+
+    loopback.on_request = busy
+    async with serving(jobs):
+        assert await loopback.storage.jobs.result(await enqueue(parent.request()), timeout=10) == 1
+    assert len(waits) >= 3
 
 
 async def test_a_worker_stays_in_its_namespace(jobs, serving, enqueue, loopback, config):
