@@ -77,6 +77,36 @@ if TYPE_CHECKING:
     from workerctx.remote import RemoteConfig as RemoteConfig
     from workerctx.remote import Worker as Worker
 
+__all__ = [
+    "Credentials",
+    "EnqueueOutcome",
+    "EnqueueRequest",
+    "From",
+    "JobCtx",
+    "JobHandle",
+    "JobHandler",
+    "JobRegistry",
+    "JobState",
+    "Monitor",
+    "Outcome",
+    "ProcessCtx",
+    "QueuedJob",
+    "ReconnectConfig",
+    "RemoteConfig",
+    "Restart",
+    "Shutdown",
+    "SpawnedTask",
+    "Tracked",
+    "Worker",
+    "WorkerConfig",
+    "WorkerContext",
+    "WorkerLoop",
+    "WorkerState",
+    "connect",
+    "injected",
+    "stop_on_signals",
+]
+
 __version__ = "0.1.0"
 
 _REMOTE: Final = frozenset({"Credentials", "ReconnectConfig", "RemoteConfig", "Worker"})

@@ -1,7 +1,8 @@
 """Fixtures for pytest, for those who want them.
 
 Nothing is loaded by itself. Name the module in your top ``conftest.py``, ``pytest_plugins =
-["workerctx.testing.fixtures"]``, or import the fixtures one by one where they should be known.
+["workerctx.testing.fixtures"]``, or import the fixtures one by one where they should be known. It is anyio
+that runs async tests: with ``anyio_mode = "auto"`` in the settings of pytest, or where ``pytest.mark.anyio`` is.
 """
 
 from __future__ import annotations
