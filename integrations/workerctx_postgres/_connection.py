@@ -183,7 +183,9 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
             known["options"] = f"{ours} {known.get('options', '')}".strip()
         return make_conninfo("", **known)
     except psycopg.ProgrammingError as exc:
-        raise InvalidRequest(f"PostgreSQL does not understand this URL: {_sentence(exc)}") from exc
+        # What it quotes at the end may be a password.
+        said = _sentence(exc).partition(': "')[0]
+        raise InvalidRequest(f"PostgreSQL does not understand this URL: {said}") from None
 
 
 def is_lost(error: psycopg.Error) -> bool:

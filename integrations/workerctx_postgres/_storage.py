@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import attrs
 import psycopg
@@ -36,6 +36,8 @@ def open_postgres(url: StoreURL) -> PostgresStorage:
     Raises:
         InvalidRequest: An option is not known, or its value makes no sense.
     """
+    if "@" in url.path:
+        raise InvalidRequest("there is an @ behind the host of this URL: write %2F for a / in a user name or password")
     options = {name: value for name, value in url.options.items() if name not in _OWN}
     pooled = _YES.get(url.options.get("pooled", "no").lower())
     if pooled is None:
@@ -122,4 +124,5 @@ def _without_password(url: str) -> str:
     options = [
         (name, "***" if name in _SECRET else value) for name, value in parse_qsl(parts.query, keep_blank_values=True)
     ]
-    return urlunsplit(parts._replace(query=urlencode(options, safe="/:")))
+    shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    return f"{shown}?{urlencode(options, safe='/:*')}" if options else shown

@@ -75,6 +75,8 @@ class Endpoint:
         is_socket = url.scheme == "redis+unix"
         if is_socket and (places or len(path) < len("/x")):
             raise InvalidRequest("a redis+unix URL names a socket: write redis+unix:///run/redis.sock")
+        if not is_socket and "@" in path:
+            raise InvalidRequest("there is an @ behind the host of this URL: write %2F for a / in a password")
         rest = "" if is_socket else path.strip("/")
         service = rest if url.scheme == "redis+sentinel" else ""
         if url.scheme == "redis+sentinel" and not service:

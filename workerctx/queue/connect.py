@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 
@@ -52,20 +52,23 @@ class StoreURL:
         """Take a URL apart.
 
         Raises:
-            InvalidRequest: It is no URL, or its namespace is empty, too long or has characters other than
-                letters, digits, ``-``, ``_`` and ``.``.
+            InvalidRequest: It is no URL, it has a ``#``, or its namespace is empty, too long or has characters other
+                than letters, digits, ``-``, ``_`` and ``.``.
         """
         parts = urlsplit(url)
         if not parts.scheme:
             raise InvalidRequest(f"{url!r} is not a store URL: write for example sqlite:///jobs.db or memory://")
+        if "#" in url:
+            raise InvalidRequest("a store URL has no part behind a #: write %23 if it belongs to a name or password")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         namespace = options.pop("namespace", _DEFAULT_NAMESPACE)
         if not 0 < len(namespace) <= _MAX_NAMESPACE or not namespace.translate(_NAMESPACE_MARKS).isalnum():
             raise InvalidRequest(
                 f"namespace {namespace!r} must be 1 to {_MAX_NAMESPACE} letters, digits, '-', '_' or '.'"
             )
-        location = urlunsplit(parts._replace(query="", fragment=""))
-        return cls(url, parts.scheme.lower(), location, parts.path, namespace, options)
+        # Not put together from its parts again: what has no host would lose its slashes.
+        location = parts.scheme + url.partition("?")[0][len(parts.scheme) :]
+        return cls(url, parts.scheme, location, parts.path, namespace, options)
 
     def refuse_unknown(self, known: frozenset[str]) -> None:
         """Refuse options that the backend does not know.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
@@ -157,6 +158,26 @@ def test_options_that_make_no_sense(option, sentence):
     """Q13: an option of the URL that is not known, or whose value makes no sense, is refused in a sentence."""
     with pytest.raises(InvalidRequest, match=sentence):
         connect(f"postgresql://localhost/jobs?{option}")
+
+
+@pytest.mark.parametrize("mark", ["%zz", "/", "#"])
+def test_a_password_that_is_not_encoded(mark):
+    """Q13: a password with a mark that means something in a URL is refused, and not repeated."""
+    with pytest.raises(InvalidRequest) as refused:
+        connect(f"postgresql://user:se{mark}cret@localhost/jobs")
+    assert f"se{mark}" not in "".join(traceback.format_exception(refused.value))
+
+
+async def test_a_url_without_a_host(place):
+    """A socket is named by the options alone, as libpq likes it; what is shown of the URL leads there too."""
+    url = place.replace("//postgres@/", "///") + f"&user=postgres&password=a%26b&namespace={new_id()[-12:]}"
+    assert ":///" in url
+    async with connect(url) as storage:
+        await storage.jobs.enqueue(EnqueueRequest("a"))
+        assert storage.url.startswith("postgresql:///postgres?")
+        assert "a%26b" not in storage.url
+        async with connect(storage.url) as same:
+            assert (await same.jobs.counts())[JobState.QUEUED] == 1
 
 
 def test_the_extra_is_named(monkeypatch):

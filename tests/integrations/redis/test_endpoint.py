@@ -57,6 +57,8 @@ def test_urls(url, expected):
         "redis://box:70000",
         "redis://box:x",
         "redis://box/jobs",
+        "redis://:pa/ss@box",
+        "redis://:pa#ss@box",
         "redis://box?timeout=0",
         "redis://box?timeout=soon",
         "redis://box?prefix=",

@@ -174,7 +174,14 @@ def test_unknown_schemes_name_the_known_ones():
     """Q13: a URL without a backend says what there is."""
     with pytest.raises(UnknownBackend, match=r"installed are memory, .*, sqlite"):
         connect("mysql://localhost")
-    for url in ("jobs.db", "sqlite://host/x.db", "sqlite://", "sqlite:///x.db?what=1", "sqlite:///x.db?namespace="):
+    for url in (
+        "jobs.db",
+        "sqlite://host/x.db",
+        "sqlite://",
+        "sqlite:///x.db?what=1",
+        "sqlite:///x.db?namespace=",
+        "sqlite:///x#1.db",
+    ):
         with pytest.raises(InvalidRequest):
             connect(url)
     with pytest.raises(InvalidRequest, match="synchronous"):
