@@ -35,6 +35,8 @@ _log = logging.getLogger("workerctx")
 
 _LAST_WORDS: Final = 5.0
 """Seconds in which the store can be told the last outcomes."""
+_LIST: Final = 2.0
+"""Seconds between two turns of the list of workers, at the most: each is on it well before it counts as silent."""
 _SILENCE: Final = 60.0
 """Seconds without a sign of life after which any worker is taken off the list."""
 
@@ -95,7 +97,7 @@ class Engine:
                 lambda: Ticker(self.storage, ()).run(name),
                 lambda: keep_on(name, "renew leases", config.heartbeat, self.leases.renew),
                 lambda: keep_on(name, "reap expired leases", config.reap_interval, self._reap),
-                lambda: keep_on(name, "keep the list of workers", config.heartbeat, self.roster.turn),
+                lambda: keep_on(name, "keep the list of workers", min(config.heartbeat, _LIST), self.roster.turn),
                 lambda: keep_on(name, "forget silent workers", _SILENCE, lambda: self.storage.workers.reap(_SILENCE)),
                 self._hang_up_on_the_dead,
             ):

@@ -464,6 +464,16 @@ async def test_the_workers_are_on_the_list_and_hear_commands(gateway, storage, p
         await eventually(gone)
 
 
+async def test_operators_need_not_wait_for_a_slow_heartbeat(eventually, gateway_of, storage, peer_of, monkeypatch):
+    """W7: with rare renewals of leases workers are on the list, and hear commands, as soon as with others."""
+    monkeypatch.setattr("workerctx_starlette.gateway._engine._LIST", 0.05)
+    async with gateway_of(heartbeat=90.0, lease_ttl=300.0, resume_window=300.0) as gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await eventually(storage.workers.list)
+        await storage.workers.send("w1", WorkerCommand.PAUSE)
+        assert (await worker.hear(HeartbeatAck)).commands == ("pause",)
+
+
 async def test_a_stop_drains_the_workers(gateway, storage, peer_of):
     """R6, L26: a stopping gateway hands out nothing, takes what is under way, and ends when its workers have left."""
     async with anyio.create_task_group() as tasks:
