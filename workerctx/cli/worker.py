@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Literal
 
 import anyio
@@ -157,8 +157,11 @@ class WorkerCommand:
             return health_of(worker.context, pulse, self.health.stuck_after)
 
         async def serve() -> None:
-            async with pulse.beating():
-                await monitor.run(hard_exit=True, hard_limit=self.config.hard_limit)
+            # A handler's KeyboardInterrupt leaves asyncio's loop at once, and comes here when all tasks are cancelled.
+            # If it left a second time, the loop would be closed before anyio's threads are told to end.
+            with suppress(KeyboardInterrupt):
+                async with pulse.beating():
+                    await monitor.run(hard_exit=True, hard_limit=self.config.hard_limit)
 
         with ExitStack() as stack:
             stack.enter_context(stop_on_signals(monitor))
@@ -179,7 +182,7 @@ class WorkerCommand:
                 failure = exc.failures[-1][1]
                 announcer.say(f"the worker failed: {failure!r}")
                 return DENIED if isinstance(failure, SessionDenied) else 1
-            except KeyboardInterrupt:  # a handler left with it
+            except KeyboardInterrupt:  # see above
                 pass
             announcer.say(f"worker {name} stopped: {worker.context.reason}")
         return 0

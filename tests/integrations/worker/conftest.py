@@ -54,6 +54,10 @@ async def vanishing(ctx: JobCtx) -> int:
         await anyio.sleep_forever()
     return ctx.attempt
 
+@jobs.register
+async def interrupting() -> None:
+    raise KeyboardInterrupt
+
 @jobs.register(max_attempts=1)
 async def deaf() -> None:
     say("waiting")

@@ -43,6 +43,18 @@ def test_a_handler_that_calls_sys_exit_ends_nothing(start: Any, enqueue: Any, jo
 
 
 @BACKENDS
+def test_a_handler_that_raises_keyboard_interrupt_stops_the_worker(
+    start: Any, enqueue: Any, job: Any, backend: str
+) -> None:
+    """W2, W3: the job is given back, and the process ends by itself, with the status of a clean stop."""
+    (left,) = enqueue("interrupting")
+    worker = start("worker", "app:jobs", "--backend", backend, "--grace", "0", WORKERCTX_HARD_LIMIT="3")
+    assert worker.ends() == 0, worker.output
+    assert "stopped: KeyboardInterrupt" in worker.output
+    assert (job(left).state, job(left).attempt) == (JobState.QUEUED, 0)
+
+
+@BACKENDS
 def test_a_killed_worker_loses_nothing(start: Any, enqueue: Any, job: Any, eventually: Any, backend: str) -> None:
     """Q2, Q3: after SIGKILL another worker takes over when the lease is over; the attempt counts."""
     (running,) = enqueue("vanishing")
