@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import anyio.from_thread
 import anyio.to_thread
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from workerctx.queue.sql.transaction import Cursor
     from workerctx_postgres._connection import Database
     from workerctx_postgres._hub import PostgresHub
+
+
+# Savepoints of tasks that share a connection must not cross: going back to one would undo what another task did.
+_turns: WeakKeyDictionary[psycopg.AsyncConnection[Any], threading.Lock] = WeakKeyDictionary()
+_turns_lock = threading.Lock()
+
+
+def _turn_on(connection: psycopg.AsyncConnection[Any]) -> threading.Lock:
+    with _turns_lock:
+        return _turns.setdefault(connection, threading.Lock())
 
 
 @attrs.define(eq=False)
@@ -66,7 +77,13 @@ class CallersTransaction:
         if isinstance(driver, psycopg.Connection):
             return self._enqueue(psycopg.Cursor(driver, row_factory=tuple_row), requests)
         cursor = _AsyncCursor(psycopg.AsyncCursor(driver, row_factory=tuple_row))
-        return await anyio.to_thread.run_sync(self._enqueue, cursor, requests)
+        return await anyio.to_thread.run_sync(self._enqueue_in_turn, _turn_on(driver), cursor, requests)
+
+    def _enqueue_in_turn(
+        self, turn: threading.Lock, cursor: Cursor, requests: Sequence[EnqueueRequest]
+    ) -> list[EnqueueOutcome]:
+        with turn:
+            return self._enqueue(cursor, requests)
 
     def _enqueue(self, cursor: Cursor, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
         """Do it within a savepoint, so that the caller can go on with his transaction whatever happens."""

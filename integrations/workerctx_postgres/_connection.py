@@ -73,8 +73,6 @@ class Database:
         fits = 0 < len(self.schema.encode()) <= _LONGEST_NAME and self.schema.isprintable()
         if not fits or not _MARKS.isdisjoint(self.schema):
             raise InvalidRequest(f"schema={self.schema!r} is no name of a PostgreSQL schema")
-        if not self.timeout > 0:
-            raise InvalidRequest(f"timeout={self.timeout:g}: a statement needs more than 0 seconds")
         object.__setattr__(self, "sql", PostgresStatements(self.schema))
 
     @property
@@ -166,7 +164,7 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
         # Texts are of any language, whatever the database or the environment prefers.
         known["client_encoding"] = "UTF8"
         if not pooled:
-            milliseconds = round(timeout * 1000)
+            milliseconds = math.ceil(timeout * 1000)
             settings = {
                 "statement_timeout": milliseconds,
                 # A process that stands still must not keep its locks.

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from workerctx.queue.connect import StoreURL
     from workerctx.queue.sql.transaction import Transaction
 
+LONGEST_TIMEOUT: Final = 1_000_000
+"""Seconds; the server counts milliseconds, and twice as many, in 32 bits."""
+
 _OWN: Final = frozenset({"schema", "timeout", "pooled", "listen"})
 _SECRET: Final = frozenset({"password", "sslpassword", "listen"})
 _YES: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -46,6 +49,10 @@ def open_postgres(url: StoreURL) -> PostgresStorage:
         timeout = float(url.options.get("timeout", STATEMENT_TIMEOUT))
     except ValueError as exc:
         raise InvalidRequest(f"timeout={url.options['timeout']!r} is no number of seconds") from exc
+    if not 0 < timeout <= LONGEST_TIMEOUT:
+        raise InvalidRequest(
+            f"timeout={timeout:g}: a statement needs more than 0 seconds, and at most {LONGEST_TIMEOUT} are possible"
+        )
     listen = url.options.get("listen")
     return PostgresStorage(
         url=_without_password(url.raw),

@@ -79,6 +79,26 @@ async def test_sqlalchemy(storage, place):
     engine.dispose()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_many_tasks_on_one_connection(storage, place):
+    """Q12: tasks that share an asynchronous connection enqueue in turn; one that is refused spares the others."""
+    added = []
+
+    async def enqueue(number):
+        if number % 3:
+            added.append((await storage.jobs.enqueue(EnqueueRequest("a"), connection=connection)).id)
+            return
+        with pytest.raises(InvalidRequest, match="no job 'nobody'"):
+            await storage.jobs.enqueue(EnqueueRequest("a", depends_on=["nobody"]), connection=connection)
+
+    async with await psycopg.AsyncConnection.connect(place) as connection:
+        async with anyio.create_task_group() as tasks:
+            for number in range(12):
+                tasks.start_soon(enqueue, number)
+        await connection.commit()
+    assert sorted(job.id for job in (await storage.jobs.list()).jobs) == sorted(added)
+
+
 class OwnSession(Session):
     """A session that some other package made of SQLAlchemy's, as SQLModel does."""
 

@@ -151,6 +151,9 @@ async def test_a_role_with_few_rights(place, schema):
         ("schema=a'b", "is no name of a PostgreSQL schema"),
         ("timeout=soon", "timeout='soon' is no number of seconds"),
         ("timeout=-1", "a statement needs more than 0 seconds"),
+        ("timeout=nan", "a statement needs more than 0 seconds"),
+        ("timeout=inf", "a statement needs more than 0 seconds"),
+        ("timeout=1e9", "and at most 1000000 are possible"),
         ("pooled=perhaps", "write yes or no"),
     ],
 )
