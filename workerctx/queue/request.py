@@ -10,7 +10,7 @@ import attrs
 
 from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import encode_json
-from workerctx.queue.retry import LONGEST_WAIT
+from workerctx.queue.retry import LONGEST_WAIT, as_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -169,6 +169,8 @@ class EnqueueRequest:
             )
         if not (isinstance(self.priority, int) and -_MAX_WHOLE <= self.priority <= _MAX_WHOLE):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
             raise InvalidRequest(f"priority must be a whole number that fits into 32 bits, got {self.priority!r}")
+        if self.retry is not None:
+            as_backoff(self.retry)
         if self.delay or self.run_at is not None or self.expires_at is not None or self.timeout is not None:
             self._check_times()
         for what, name in (

@@ -107,4 +107,6 @@ def as_backoff(policy: RetryPolicy | None) -> Backoff | None:
     """
     if policy is None or isinstance(policy, Constant | Linear | Exponential):
         return policy
-    raise InvalidRequest(f"cannot store the retry policy {policy!r}: use Constant, Linear or Exponential")
+    raise InvalidRequest(
+        f"cannot store the retry policy {policy!r}: use Constant, Linear or Exponential; max_attempts says how often"
+    )

@@ -53,6 +53,7 @@ from workerctx.queue import (
         ({"max_attempts": 3.0}, "max_attempts"),
         ({"priority": 2**40}, "priority"),
         ({"priority": 1.5}, "priority"),
+        ({"retry": 3}, "retry policy 3: use Constant, Linear or Exponential"),
         ({"priority": "high"}, "priority"),
         ({"delay": 1e18}, "delay"),
         ({"run_at": 1.8e12}, "run_at"),

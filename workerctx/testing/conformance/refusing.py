@@ -52,6 +52,7 @@ class TestBadInput:
             pytest.param({"kind": "work", "payload": object()}, id="no JSON"),
             pytest.param({"kind": "work", "payload": {"x": math.nan}}, id="nan in JSON"),
             pytest.param({"kind": "work", "payload": "x" * (1024 * 1024 + 1)}, id="large payload"),
+            pytest.param({"kind": "work", "retry": 3}, id="a number of retries"),
             pytest.param({"kind": "work", "priority": 1.5}, id="half a priority"),
             pytest.param({"kind": "work", "max_attempts": 3.0}, id="attempts as float"),
             pytest.param({"kind": "work", "headers": {"a": 1}}, id="headers of numbers"),
