@@ -85,7 +85,8 @@ def _driver_connection(connection: Any) -> sqlite3.Connection:
         InvalidRequest: There is none.
     """
     inner = connection
-    if any(each.__module__.startswith("sqlalchemy.") for each in type(inner).__mro__):
+    is_async = hasattr(inner, "sync_session") or hasattr(inner, "sync_connection")
+    if not is_async and any(each.__module__.startswith("sqlalchemy.") for each in type(inner).__mro__):
         # A session hands out the connection of its transaction; that one has the driver's inside.
         if hasattr(inner, "get_bind"):
             inner = inner.connection()
