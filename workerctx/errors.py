@@ -184,7 +184,7 @@ class WorkerNotFound(QueueError, LookupError):
     """No worker with this id is registered: it never was, or it was silent for too long and was reaped."""
 
     def __init__(self, worker_id: str) -> None:
-        super().__init__(f"no worker {worker_id!r} is registered: register it (again) first")
+        super().__init__(f"no worker {worker_id!r} is registered: it never was, has ended, or was silent for too long")
         self.worker_id = worker_id
 
 
