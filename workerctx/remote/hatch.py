@@ -19,7 +19,7 @@ from workerctx.queue import CancelReason, CompleteLease, FailLease, JobError, Re
 from workerctx.remote.appetite import Appetite
 from workerctx.remote.frames import MAX_MESSAGE, Began, Drain, Heartbeat, Progress, Task
 from workerctx.remote.held import Held
-from workerctx.remote.outcomes import outcome_frame
+from workerctx.remote.outcomes import as_tellable, outcome_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -120,6 +120,7 @@ class Hatch:
 
         May take long if `UnackedResults.waits_for_disk`.
         """
+        finishes = [as_tellable(finish) for finish in finishes]
         self.unacked.record(finishes)
         with self._lock:
             for finish in finishes:

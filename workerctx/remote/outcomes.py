@@ -10,6 +10,7 @@ from workerctx.errors import ProtocolError
 from workerctx.queue import (
     CompleteLease,
     FailLease,
+    JobError,
     JobState,
     ReleaseLease,
     SnoozeLease,
@@ -37,6 +38,15 @@ def outcome_frame(finish: Finish, job_id: str = "") -> Result | Failure:
             return Failure(lease_id, "snooze", delay=delay, job_id=job_id)
         case ThrottleLease(lease_id, retry_after, scope):
             return Failure(lease_id, "throttle", delay=retry_after, scope=scope, job_id=job_id)
+
+
+def as_tellable(finish: Finish) -> Finish:
+    """Return an outcome as one that can be told: there is no limit whose name is no Unicode, so that run has failed."""
+    if isinstance(finish, ThrottleLease) and finish.scope is not None:
+        name = finish.scope.encode(errors="backslashreplace").decode()
+        if name != finish.scope:
+            return FailLease(finish.lease_id, JobError("InvalidOutcome", f"no rate limit is called {name!r}"))
+    return finish
 
 
 def finish_of(frame: Result | Failure) -> Finish:

@@ -236,7 +236,7 @@ async def test_every_word_of_a_handler_arrives(jobs, serving, enqueue, loopback)
 
 
 async def test_what_is_wrong_with_a_job_fails_that_job(jobs, serving, enqueue, loopback):
-    """R8: outputs that are no JSON and payloads that do not fit fail alone; the session lives."""
+    """R8: outputs that are no JSON, payloads that do not fit and names of no text fail alone; the session lives."""
 
     @jobs.register(max_attempts=1)
     async def odd() -> object:
@@ -246,8 +246,14 @@ async def test_what_is_wrong_with_a_job_fails_that_job(jobs, serving, enqueue, l
     async def even(n: int) -> int:
         return n
 
+    @jobs.register(max_attempts=1)
+    async def limited() -> None:
+        raise Throttled(1, "caf\udce9")
+
     store = loopback.storage.jobs
     async with serving(jobs):
+        with pytest.raises(JobFailed, match="no rate limit is called"):
+            await store.result(await enqueue(limited.request()), timeout=10)
         unencodable = await enqueue(odd.request())
         undecodable = await enqueue(EnqueueRequest(even.kind, {"args": ["x"]}))
         with pytest.raises(JobFailed):
