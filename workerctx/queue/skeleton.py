@@ -239,8 +239,12 @@ class JobQueueSkeleton(ABC):
         """Wait for a job's outputs."""
         job = await self.get(job_id)
         if job.state not in FINAL_STATES:
-            with anyio.fail_after(timeout):
+            with anyio.move_on_after(timeout) as patience:
                 job = await self._wait_for_end(job_id)
+            if patience.cancelled_caught:
+                raise TimeoutError(
+                    f"job {job_id!r} has not ended within {timeout} seconds: `workerctx jobs explain {job_id}` says why"
+                )
         if job.state is JobState.SUCCEEDED:
             return job.result
         assert job.error is not None

@@ -31,7 +31,7 @@ def test_a_script_enqueues_inside_a_with_block(jobs):
         outcomes = sync.enqueue_bulk([job.request("b"), job.request("c")])
         assert len({handle.id, outcome.id, *(each.id for each in outcomes)}) == 4
         assert handle.cancel()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match="`workerctx jobs explain "):
             sync.handle(outcome.id).result(timeout=0.001)
         with pytest.raises(InvalidArguments):
             job.enqueue_sync(1)
