@@ -6,6 +6,7 @@ import anyio
 import psycopg
 import pytest
 import sqlalchemy
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from workerctx.errors import InvalidRequest, SchemaError
@@ -103,24 +104,6 @@ class OwnSession(Session):
     """A session that some other package made of SQLAlchemy's, as SQLModel does."""
 
 
-class AsyncSession:
-    """What matters of SQLAlchemy's asynchronous session and of its connection; the real ones need greenlet."""
-
-    sync_session = sync_connection = None
-
-    def __init__(self, driver_connection):
-        self.driver_connection = driver_connection
-
-    async def connection(self):
-        return self
-
-    def in_transaction(self):
-        return True
-
-    async def get_raw_connection(self):
-        return self
-
-
 async def test_a_session_of_another_package(storage, place):
     """Q12: what another package derived from a session of SQLAlchemy carries jobs as that does."""
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(place))
@@ -133,11 +116,18 @@ async def test_a_session_of_another_package(storage, place):
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_asynchronous_session(storage, place):
-    """Q12: SQLAlchemy's asynchronous sessions and connections carry jobs."""
-    async with await psycopg.AsyncConnection.connect(place) as connection:
-        await storage.jobs.enqueue(EnqueueRequest("a"), connection=AsyncSession(connection))
+    """Q12: SQLAlchemy's asynchronous sessions and connections, which live on asyncio, carry jobs or roll them back."""
+    engine = create_async_engine("postgresql+psycopg://", async_creator=lambda: psycopg.AsyncConnection.connect(place))
+    async with AsyncSession(engine) as session:
+        await storage.jobs.enqueue(EnqueueRequest("a"), connection=session)
+        await session.commit()
+        await storage.jobs.enqueue(EnqueueRequest("a"), connection=session)
+        await session.rollback()
+    async with engine.connect() as connection:
+        await storage.jobs.enqueue(EnqueueRequest("a"), connection=connection)
         await connection.commit()
-    assert await states(storage) == {JobState.QUEUED: 1}
+    assert await states(storage) == {JobState.QUEUED: 2}
+    await engine.dispose()
 
 
 async def test_a_connection_that_knows_fewer_letters(storage, place):
