@@ -44,6 +44,7 @@ _START: Final = "workerctx_start"
 _SHORTEST_CONNECT: Final = 2
 _LONGEST_CONNECT: Final = 10
 _LONGEST_NAME: Final = 63
+_LARGEST_PORT: Final = 65_535
 _MARKS: Final = frozenset("%?'")
 """What means something else in a statement, where the name of a schema stands in it."""
 
@@ -156,7 +157,7 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
         pooled: Whether there is a pooler.
 
     Raises:
-        InvalidRequest: libpq does not understand it.
+        InvalidRequest: libpq does not understand it, or would only when it connects.
     """
     try:
         patience = max(_SHORTEST_CONNECT, min(_LONGEST_CONNECT, math.ceil(timeout)))
@@ -179,11 +180,17 @@ def connection_info(location: str, options: Mapping[str, str], timeout: float, *
             }
             ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
             known["options"] = f"{ours} {known.get('options', '')}".strip()
+        if not all(map(_is_port, str(known.get("port", "")).split(","))):
+            raise InvalidRequest("the port in a URL of PostgreSQL is a number from 1 to 65535, or left out")
         return make_conninfo("", **known)
     except psycopg.ProgrammingError as exc:
         # What it quotes at the end may be a password.
         said = _sentence(exc).partition(': "')[0]
         raise InvalidRequest(f"PostgreSQL does not understand this URL: {said}") from None
+
+
+def _is_port(text: str) -> bool:
+    return not text or (text.isascii() and text.isdigit() and 0 < int(text) <= _LARGEST_PORT)
 
 
 def is_lost(error: psycopg.Error) -> bool:

@@ -52,8 +52,8 @@ class StoreURL:
         """Take a URL apart.
 
         Raises:
-            InvalidRequest: It is no URL, it has a ``#``, or its namespace is empty, too long or has characters other
-                than letters, digits, ``-``, ``_`` and ``.``.
+            InvalidRequest: It is no URL, it has a ``#``, something behind its ``?`` cannot be an option, or its
+                namespace is empty, too long or has characters other than letters, digits, ``-``, ``_`` and ``.``.
         """
         parts = urlsplit(url)
         if not parts.scheme:
@@ -61,8 +61,12 @@ class StoreURL:
         if "#" in url:
             raise InvalidRequest("a store URL has no part behind a #: write %23 if it belongs to a name or password")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if not all(name.translate(_NAME_MARKS).isalnum() for name in options):
+            raise InvalidRequest(
+                "behind the ? of a store URL are options, name=value: write %3F if it belongs to a name or password"
+            )
         namespace = options.pop("namespace", _DEFAULT_NAMESPACE)
-        if not 0 < len(namespace) <= _MAX_NAMESPACE or not namespace.translate(_NAMESPACE_MARKS).isalnum():
+        if not 0 < len(namespace) <= _MAX_NAMESPACE or not namespace.translate(_NAME_MARKS).isalnum():
             raise InvalidRequest(
                 f"namespace {namespace!r} must be 1 to {_MAX_NAMESPACE} letters, digits, '-', '_' or '.'"
             )
@@ -84,7 +88,7 @@ class StoreURL:
             )
 
 
-_NAMESPACE_MARKS: Final = str.maketrans("-_.", "xxx")
+_NAME_MARKS: Final = str.maketrans("-_.", "xxx")
 
 
 def connect(url: str) -> Storage:

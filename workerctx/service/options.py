@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from workerctx.errors import InvalidRequest
 from workerctx.queue import EnqueueRequest
+from workerctx.service.layers.base import as_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable
@@ -24,10 +25,6 @@ ConcurrencyKey: TypeAlias = "str | Callable[[QueuedJob], Hashable] | None"
 
 def _as_seconds(value: Seconds | None) -> float | None:
     return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def _as_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
-    return tuple(layers)
 
 
 def positive_seconds(value: Seconds) -> float:
@@ -80,7 +77,7 @@ class HandlerOptions:
     timeout: float | None = field(default=None, converter=_as_seconds)
     retry: RetryPolicy | None = None
     required_labels: tuple[str, ...] = field(default=(), converter=as_tuple)
-    layers: tuple[Layer, ...] = field(default=(), converter=_as_layers)
+    layers: tuple[Layer, ...] = field(default=(), converter=as_layers)
     executor: Executor = None
     concurrency: int | None = None
     concurrency_key: ConcurrencyKey = None

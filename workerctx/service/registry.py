@@ -10,6 +10,7 @@ from workerctx.errors import InvalidHandler
 from workerctx.queue import JobHandle, Misfire
 from workerctx.service.branch import AnyHandler, Branch
 from workerctx.service.handler import JobHandler
+from workerctx.service.layers.base import as_layers
 from workerctx.service.registration import Registration
 from workerctx.service.router import Router, as_router
 from workerctx.service.schedules import Declaration
@@ -56,7 +57,7 @@ class JobRegistry:
         on_enqueue: EnqueueHook | None = None,
     ) -> None:
         own_router = None if router is None else as_router(router)
-        self.branch: Branch = Branch(RegistryStore(url), tuple(layers), own_router, on_enqueue)
+        self.branch: Branch = Branch(RegistryStore(url), as_layers(layers), own_router, on_enqueue)
 
     # Handlers -----------------------------------------------------------------
 

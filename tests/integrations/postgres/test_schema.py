@@ -171,6 +171,14 @@ def test_a_password_that_is_not_encoded(mark):
     assert f"se{mark}" not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.parametrize("port", ["nine", "0", "70000"])
+def test_a_port_that_is_none(port):
+    """Q13: it is refused where it was written; only a server that may come back is waited for."""
+    for url in (f"postgresql://localhost/jobs?port={port}", f"postgresql://localhost:{port}/jobs"):
+        with pytest.raises(InvalidRequest):
+            connect(url)
+
+
 async def test_a_url_without_a_host(place):
     """A socket is named by the options alone, as libpq likes it; what is shown of the URL leads there too."""
     url = place.replace("//postgres@/", "///") + f"&user=postgres&password=a%26b&namespace={new_id()[-12:]}"

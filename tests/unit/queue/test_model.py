@@ -190,6 +190,14 @@ def test_unknown_schemes_name_the_known_ones():
     assert StoreURL.parse("sqlite:///a%20b.db?namespace=n-1").namespace == "n-1"
 
 
+@pytest.mark.parametrize("url", ["redis://me:se?cret@host/0", "postgresql://me:se?cret@host/db?timeout=3"])
+def test_a_password_that_is_not_encoded_is_refused_and_not_repeated(url):
+    """Q13: what looks like options and cannot be may be a password, and is not shown."""
+    with pytest.raises(InvalidRequest, match="write %3F") as refused:
+        connect(url)
+    assert "cret" not in str(refused.value)
+
+
 def test_a_workflow_puts_parents_first_and_refuses_circles():
     """Unknown names and circles are refused before anything is written; ten thousand jobs in a row are fine."""
     flow = Workflow()

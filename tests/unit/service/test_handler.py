@@ -16,7 +16,8 @@ import pytest
 from workerctx.errors import InvalidHandler, InvalidRequest, MissingData
 from workerctx.lifecycle import WorkerContext
 from workerctx.queue import Constant, JobState, QueuedJob
-from workerctx.service import From, JobCtx, Site, injected
+from workerctx.service import From, JobCtx, JobRegistry, Site, injected
+from workerctx.service.layers import Concurrency
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -58,6 +59,19 @@ def test_options_reach_the_request_and_can_be_changed(jobs):
     assert job.request("a").queue == "images"
     changed = request.with_options(delay=60, priority=5, unique_key="dog")
     assert (changed.delay, changed.priority, changed.unique_key, changed.payload) == (60, 5, "dog", {"path": "a"})
+
+
+@pytest.mark.parametrize(("layer", "sentence"), [(5, "not 5"), (Concurrency, r"call it, Concurrency\(\.\.\.\)")])
+def test_what_is_no_layer_is_refused(jobs, layer, sentence):
+    """Q13: a layer that could only fail at each run is found where it is written."""
+    with pytest.raises(InvalidHandler, match=sentence):
+
+        @jobs.register(layers=[layer])
+        async def job() -> None: ...
+
+    with pytest.raises(InvalidHandler, match=sentence):
+        JobRegistry(layers=[layer])
+    assert not jobs.kinds
 
 
 @pytest.mark.parametrize(
