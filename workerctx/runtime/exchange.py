@@ -15,10 +15,11 @@ import anyio
 from attrs import Factory, define, field, frozen
 
 from workerctx.errors import LeaseLost, StoreClosed
+from workerctx.lifecycle.latch import Latch
 from workerctx.queue import ClaimRequest, FailLease
 from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
 from workerctx.runtime.opening import STORE
-from workerctx.runtime.persist import backoff, keep_on
+from workerctx.runtime.persist import backoff, keep_on, pause
 from workerctx.runtime.run import Run
 from workerctx.service.describe import describe
 
@@ -75,11 +76,13 @@ class Exchange:
     _asked_at: float = field(default=math.inf, init=False)
     """When the round under way began, on the event loop's clock."""
     _ending: bool = field(default=False, init=False)
+    _end_begun: Latch = field(init=False)
     _scope: anyio.CancelScope = field(init=False)
     _queues: tuple[str, ...] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._queues = tuple(self._config.queues)
+        self._end_begun = Latch(lambda: self._ending)
         # Outcomes have to be told whatever is cancelled around this; `end` bounds it.
         self._scope = anyio.CancelScope(shield=True)
 
@@ -105,6 +108,7 @@ class Exchange:
     def end(self, seconds: float) -> None:
         """Let `run` return once everything is told, at the latest after so many seconds; the desk is closed."""
         self._ending = True
+        self._end_begun.wake()
         self._scope.deadline = self._desk.clock() + seconds
         self._desk.nudge()
 
@@ -291,7 +295,7 @@ class Exchange:
         self._failures += 1
         self._context.mark_unready(f"the store fails: {error}", about=STORE)
         self._context.emit(StoreFailed(error=error, failures=self._failures))
-        await anyio.sleep(seconds)
+        await pause(seconds, self._end_begun)
 
     def _recovered(self) -> None:
         failures, self._failures = self._failures, 0

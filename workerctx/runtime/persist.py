@@ -14,6 +14,8 @@ from workerctx.errors import StoreClosed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from workerctx.lifecycle.latch import Latch
+
 _log = logging.getLogger("workerctx")
 
 _IN_A_ROW: Final = 30.0
@@ -21,6 +23,7 @@ _IN_A_ROW: Final = 30.0
 
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 3.0
+_LAST_BACKOFF: Final = 0.1
 _DOUBLINGS: Final = 5
 """After so many of the first pause it is the longest."""
 
@@ -30,6 +33,15 @@ def backoff(failures: int) -> float:
     # An outage of hours counts thousands of failures: the power is bounded before it is taken.
     doublings = min(failures, _DOUBLINGS)
     return min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0**doublings) * (0.5 + random.random() / 2)  # noqa: S311 - no secret
+
+
+async def pause(seconds: float, ending: Latch) -> None:
+    """Wait until the next try; once the end has begun, when little time is left, hardly at all."""
+    if ending.holds():
+        await anyio.sleep(min(seconds, _LAST_BACKOFF))
+        return
+    with anyio.move_on_after(seconds):
+        await ending.wait()
 
 
 async def keep_on(worker: str, purpose: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:

@@ -15,9 +15,10 @@ import anyio
 from attrs import Factory, define, field
 
 from workerctx.errors import LeaseLost, QueueError, StoreClosed
+from workerctx.lifecycle.latch import Latch
 from workerctx.queue import ClaimRequest, ReleaseLease
 from workerctx.remote.outcomes import is_recorded
-from workerctx.runtime.persist import backoff, keep_on
+from workerctx.runtime.persist import backoff, keep_on, pause
 from workerctx_starlette.gateway._line import Line, Profile
 from workerctx_starlette.gateway._outage import Outage
 from workerctx_starlette.gateway._stored import Stored
@@ -81,6 +82,7 @@ class Exchange:
     )
     _waiting: anyio.Event | None = field(default=None, init=False)
     _ending: bool = field(default=False, init=False)
+    _end_begun: Latch = field(default=Factory(lambda self: Latch(lambda: self._ending), takes_self=True), init=False)
 
     # Workers
 
@@ -191,6 +193,7 @@ class Exchange:
     def end(self) -> None:
         """Let `run` return once everything is told."""
         self._ending = True
+        self._end_begun.wake()
         self._nudge()
 
     def look(self) -> None:
@@ -347,4 +350,4 @@ class Exchange:
     async def _back_off(self, error: Exception) -> None:
         seconds = backoff(self._outage.failures)
         self._outage.failed(error)
-        await anyio.sleep(seconds)
+        await pause(seconds, self._end_begun)

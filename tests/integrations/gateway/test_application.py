@@ -134,7 +134,7 @@ def test_a_lone_message_does_not_stop_the_reading():
     protocol.transport = SimpleNamespace(pause_reading=lambda: calls.append("pause"))
     protocol.close_sent, protocol.read_paused, protocol.curr_msg_data_type = False, False, "bytes"
     for message, expected in ((b"one", []), (b"two", ["pause"]), (b"three", ["pause"])):
-        protocol.frames = [message]
+        protocol.frames, protocol.bytes = [message], message  # as uvicorn's releases have it
         protocol.send_receive_event_to_app()
         assert calls == expected
     assert [each["bytes"] for each in waiting] == [b"one", b"two", b"three"]

@@ -178,6 +178,30 @@ async def test_answers_that_are_lost_lose_no_job(
     assert set(runs) == set(range(3000))
 
 
+async def test_a_stop_ends_the_pause_before_the_next_try(
+    unreliable: Any, faults: Faults, serving: Any, eventually: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W3: a store that is back is told at once, however long the last pause would have been."""
+    monkeypatch.setattr("workerctx.runtime.exchange.backoff", lambda failures: 60.0 if failures > 1 else 0.0)
+    gate = anyio.Event()
+
+    @unreliable.register(name="wait")
+    async def wait() -> None:
+        await gate.wait()
+
+    await wait.enqueue()
+    async with serving(unreliable, hard_limit=20, grace=5) as loop:
+        await eventually(lambda: loop.in_flight == 1)
+        outage = faults.fail("jobs.finish*")
+        gate.set()
+        await eventually(lambda: len(outage.calls) >= 3)
+        outage.lift()
+        with anyio.fail_after(10):
+            loop.shutdown()
+            await loop.context
+    await finished(1)
+
+
 async def test_a_stop_during_an_outage_is_bounded(
     unreliable: Any, faults: Faults, serving: Any, eventually: Any, caplog: Any
 ) -> None:
