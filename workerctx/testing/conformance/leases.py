@@ -22,6 +22,7 @@ from workerctx.queue.finish import (
 )
 from workerctx.queue.model import CancelReason, JobError, JobState, Lease, Renewed
 from workerctx.queue.request import EnqueueRequest
+from workerctx.queue.retry import Constant
 from workerctx.testing.clock import advance
 from workerctx.testing.conformance.support import NO_WAIT, add, refused, state_of, take, take_lease
 
@@ -161,7 +162,7 @@ class TestRenewal:
 
     async def test_renewing_what_expired(self, storage: Storage) -> None:
         """Q11: renewing an expired lease is an error even though nobody has reaped it."""
-        job_id = await add(storage)
+        job_id = await add(storage, retry=Constant(base=100, jitter=False))
         lease = await take_lease(storage, lease_ttl=5)
         await advance(storage, 6)
         with pytest.raises(LeaseExpired):
