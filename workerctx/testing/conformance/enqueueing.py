@@ -247,7 +247,7 @@ class TestUniqueKey:
         assert await is_taken("k", job_id)
         lease = await take_lease(storage)
         assert await is_taken("k", job_id)
-        await jobs.fail(lease.id, "boom", delay=100)
+        await jobs.fail(lease.id, "boom", delay=60)
         assert await state_of(storage, job_id) is JobState.SCHEDULED
         assert await is_taken("k", job_id)
         await advance(storage, 61)
