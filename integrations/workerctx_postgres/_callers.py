@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeGuard
 from weakref import WeakKeyDictionary
 
+import anyio
 import anyio.from_thread
 import anyio.to_thread
 import attrs
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
 
 
 # Savepoints of tasks that share a connection must not cross: going back to one would undo what another task did.
-_turns: WeakKeyDictionary[psycopg.AsyncConnection[Any], threading.Lock] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[psycopg.AsyncConnection[Any], anyio.Lock] = WeakKeyDictionary()
 _turns_lock = threading.Lock()
 
 
-def _turn_on(connection: psycopg.AsyncConnection[Any]) -> threading.Lock:
+def _turn_on(connection: psycopg.AsyncConnection[Any]) -> anyio.Lock:
     with _turns_lock:
-        return _turns.setdefault(connection, threading.Lock())
+        return _turns.setdefault(connection, anyio.Lock())
 
 
 @attrs.define(eq=False)
@@ -77,13 +78,8 @@ class CallersTransaction:
         if isinstance(driver, psycopg.Connection):
             return self._enqueue(psycopg.Cursor(driver, row_factory=tuple_row), requests)
         cursor = _AsyncCursor(psycopg.AsyncCursor(driver, row_factory=tuple_row))
-        return await anyio.to_thread.run_sync(self._enqueue_in_turn, _turn_on(driver), cursor, requests)
-
-    def _enqueue_in_turn(
-        self, turn: threading.Lock, cursor: Cursor, requests: Sequence[EnqueueRequest]
-    ) -> list[EnqueueOutcome]:
-        with turn:
-            return self._enqueue(cursor, requests)
+        async with _turn_on(driver):
+            return await anyio.to_thread.run_sync(self._enqueue, cursor, requests)
 
     def _enqueue(self, cursor: Cursor, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
         """Do it within a savepoint, so that the caller can go on with his transaction whatever happens."""

@@ -13,7 +13,8 @@ import attrs
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from workerctx.errors import InvalidRequest, QueueError, StoreUnavailable
+from workerctx.errors import QueueError, StoreUnavailable
+from workerctx.queue.hand import together_or_apart
 from workerctx.queue.sql.merging import steps
 from workerctx.queue.sql.transaction import Groups
 from workerctx_postgres._connection import CONFLICTS, is_lost
@@ -190,16 +191,7 @@ class Reader:
 
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls on one snapshot, or each for itself if one of them asks for what cannot be."""
-        try:
-            self._persist(calls)
-        except InvalidRequest:
-            if len(calls) == 1:
-                raise
-            for call in calls:
-                try:
-                    self._persist([call])
-                except InvalidRequest as exc:
-                    call.result, call.error = None, exc
+        together_or_apart(calls, self._persist)
 
     def interrupt(self) -> None:
         """Make a statement that is under way fail."""

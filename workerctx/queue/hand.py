@@ -9,7 +9,7 @@ from collections import defaultdict
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from workerctx.errors import StoreBusy, StoreFull
+from workerctx.errors import InvalidRequest, StoreBusy, StoreFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,6 +195,24 @@ class Hand:
         wake_all(batch)
         for call in orphans:
             self._undo(call)
+
+
+def together_or_apart(calls: Sequence[Call[Any]], perform: Callable[[Sequence[Call[Any]]], None]) -> None:
+    """Perform calls that change nothing, or each for itself if one of them asks for what cannot be.
+
+    Raises:
+        InvalidRequest: There is one call, and it does.
+    """
+    try:
+        perform(calls)
+    except InvalidRequest:
+        if len(calls) == 1:
+            raise
+        for call in calls:
+            try:
+                perform([call])
+            except InvalidRequest as exc:
+                call.result, call.error = None, exc
 
 
 def wake_all(calls: Sequence[Call[Any]]) -> None:

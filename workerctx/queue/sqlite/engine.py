@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from workerctx.errors import InvalidRequest, QueueError
+from workerctx.errors import QueueError
+from workerctx.queue.hand import together_or_apart
 from workerctx.queue.sql.merging import Step, steps
 from workerctx.queue.sql.transaction import Groups
 from workerctx.queue.sqlite.connection import REFUSED
@@ -107,16 +108,7 @@ class Reader:
     def perform(self, calls: Sequence[Call[Any]]) -> None:
         """Do the calls on one snapshot, or each for itself if one of them asks for what cannot be."""
         self._database.check_file(self._connection)
-        try:
-            self._look(calls)
-        except InvalidRequest:
-            if len(calls) == 1:
-                raise
-            for call in calls:
-                try:
-                    self._look([call])
-                except InvalidRequest as exc:
-                    call.result, call.error = None, exc
+        together_or_apart(calls, self._look)
 
     def interrupt(self) -> None:
         """Make a statement that is under way fail."""
