@@ -246,15 +246,21 @@ async def test_tasks_that_were_not_sent_go_to_others_at_once(gateway, storage, p
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_a_worker_comes_back_with_what_it_holds(gateway, gateway_of, storage, peer_of, elsewhere):
+async def test_a_worker_comes_back_with_what_it_holds(gateway, gateway_of, storage, peer_of, eventually, elsewhere):
     """R4: after a cut a worker reports to the same or another gateway, and nothing is computed twice."""
     other = gateway_of()
+
+    def has_parted():
+        """Whether the first gateway has done its last for the leases, which gave them the resume window."""
+        return not gateway.workers and not gateway._door.engines["default"].leases._parting
+
     async with gateway, other:
         ids = await enqueue(storage, 2)
         async with peer_of(gateway) as worker:
             await worker.register()
             done, running = await worker.tasks(2)
             await worker.say(Began((done.lease_id, running.lease_id)))
+        await eventually(has_parted)
         async with peer_of(other if elsewhere else gateway) as worker:
             ack = await worker.register(holding=(done.lease_id, running.lease_id))
             assert not ack.lost

@@ -502,18 +502,18 @@ async def test_prune_keeps_what_somebody_waits_for(storage):
 async def test_the_renewer_works_while_the_event_loop_is_blocked(storage):
     """W5: leases are renewed from a thread with a connection of its own, whatever the loop does."""
     await storage.jobs.enqueue(EnqueueRequest("a"))
-    _, lease = await storage.jobs.claim("w", lease_ttl=0.3)
+    _, lease = await storage.jobs.claim("w", lease_ttl=1.0)
     stop = threading.Event()
     lost: list[str] = []
 
     def renew():
         with storage.open_renewer() as renewer:
             while not stop.wait(0.05):
-                lost.extend(renewer.renew([lease.id], 0.3).lost)
+                lost.extend(renewer.renew([lease.id], 1.0).lost)
 
     thread = threading.Thread(target=renew)
     thread.start()
-    time.sleep(0.7)  # noqa: ASYNC251 - the loop is blocked on purpose
+    time.sleep(1.4)  # noqa: ASYNC251 - the loop is blocked on purpose
     stop.set()
     thread.join()
     assert not lost

@@ -30,10 +30,10 @@ async def test_a_handler_that_blocks_the_loop_keeps_its_job(
 
     @jobs.register(max_attempts=3)
     async def blocking() -> str:
-        hold_up_the_event_loop(1.2)
+        hold_up_the_event_loop(1.6)
         return "done"
 
-    loop = make_loop(lease_ttl=0.5, heartbeat=0.1, block_warning=0.2, reap_interval=0.05)
+    loop = make_loop(lease_ttl=1.0, heartbeat=0.1, block_warning=0.2, reap_interval=0.05)
     loop.context.listen(lambda ctx, event: blocked.append(event), LoopBlocked)
     handle = await blocking.enqueue()
     with anyio.fail_after(20):
@@ -58,11 +58,11 @@ async def test_a_sibling_does_not_take_the_job_of_a_blocked_loop(
     def in_thread() -> int:
         nonlocal runs
         runs += 1
-        time.sleep(0.8)
+        time.sleep(1.6)
         return runs
 
     handle = await in_thread.enqueue()
-    async with serving(lease_ttl=0.3, heartbeat=0.1), serving(lease_ttl=0.3, heartbeat=0.1, reap_interval=0.02):
+    async with serving(lease_ttl=1.0, heartbeat=0.1), serving(lease_ttl=1.0, heartbeat=0.1, reap_interval=0.02):
         assert await handle.result(timeout=10) == 1
     assert runs == 1
 

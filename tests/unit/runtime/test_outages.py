@@ -151,7 +151,7 @@ async def test_an_outage_longer_than_the_leases(
 
     for number in range(4):
         await wait.enqueue(number)
-    async with serving(unreliable, concurrency=4, lease_ttl=0.4, heartbeat=0.1, reap_interval=0.02):
+    async with serving(unreliable, concurrency=4, lease_ttl=2.0, heartbeat=0.1, reap_interval=0.02):
         await eventually(lambda: len(runs) == 4)
         reaping = faults.fail("jobs.reap_expired_leases")
         finishing = faults.fail("jobs.finish_*")
