@@ -136,11 +136,12 @@ async def idle(address: str, number: int) -> None:
         if registered == number:
             print("all are registered", file=sys.stderr, flush=True)
         async with anyio.create_task_group() as tasks:
+            session.silence = 1.5 * ack.idle_heartbeat  # as a worker does it
             tasks.start_soon(listen, session)
-            await anyio.sleep(ack.heartbeat * (hash(ack.worker_id) % 1000) / 1000)
+            await anyio.sleep(ack.idle_heartbeat * (hash(ack.worker_id) % 1000) / 1000)
             while True:
                 await session.send([Heartbeat()])
-                await anyio.sleep(ack.heartbeat)
+                await anyio.sleep(ack.idle_heartbeat)
 
     async def listen(session: object) -> None:
         while await session.receive() is not None:  # type: ignore[attr-defined]

@@ -189,7 +189,9 @@ class RegisterAck(Frame, tag="registered", frozen=True, kw_only=True):
     Attributes:
         version: The version of the protocol that we speak.
         namespace: The namespace that you serve.
-        heartbeat: Send a `Heartbeat` this often, in seconds; three missed ones, and your session is over.
+        heartbeat: Send a `Heartbeat` this often while you hold leases, in seconds; three missed ones, and your session
+            is over.
+        idle_heartbeat: The same while you hold none; 0 if it makes no difference.
         lease_ttl: For how many seconds leases live without a heartbeat.
         max_message: Largest message that I accept, in bytes.
         lost: Leases of `Register.holding` that are no longer yours.
@@ -200,6 +202,7 @@ class RegisterAck(Frame, tag="registered", frozen=True, kw_only=True):
     worker_id: str
     namespace: str = "default"
     heartbeat: float = 2.0
+    idle_heartbeat: float = 0.0
     lease_ttl: float = 30.0
     max_message: int = MAX_MESSAGE
     lost: tuple[str, ...] = ()

@@ -86,6 +86,8 @@ class Hatch:
     """How many bytes of a result the gateway accepts."""
     _leaving: str | None = field(default=None, init=False)
     """Why the worker takes nothing more, until it was said."""
+    _changed: bool = field(default=False, init=False)
+    """Whether `state` is another than what was said last."""
     _woken: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -138,6 +140,15 @@ class Hatch:
         with self._lock:
             if lease_id in self._held:
                 self._progress[lease_id] = value
+                self.wake()
+
+    def report(self, state: str, in_flight: int) -> None:
+        """Put down how the worker is, for the next heartbeat, which comes at once if its state is another."""
+        with self._lock:
+            self.in_flight = in_flight
+            if state != self.state:
+                self.state = state
+                self._changed = True
                 self.wake()
 
     def commands(self) -> Sequence[str]:
@@ -214,12 +225,16 @@ class Hatch:
             if self._leaving is not None:
                 frames.append(Drain(self._leaving))
                 self._leaving = None
+            if self._changed:
+                frames.append(self.heartbeat())
             frames += self.asks.collect()
             return frames, len(finishes)
 
     def heartbeat(self) -> Heartbeat:
         """Return what to say of our health."""
-        return Heartbeat(self.holding, self.in_flight, self.state)
+        with self._lock:
+            self._changed = False
+            return Heartbeat(self.holding, self.in_flight, self.state)
 
     def deliver(self, task: Task | BrokenTask, now: float) -> None:
         """Put a job where the worker finds it; one that makes no sense fails.

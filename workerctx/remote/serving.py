@@ -46,6 +46,8 @@ _LAST_WORDS: Final = 0.5
 """Seconds in which what a gateway said last may still arrive."""
 _SILENT_BEATS: Final = 3
 """Heartbeats without an answer after which a gateway counts as gone."""
+_QUIET_BEATS: Final = 1.5
+"""The same until it is asked whether it lives."""
 _REASONS: Final = frozenset(CancelReason)
 
 
@@ -129,13 +131,25 @@ class Serving:
                 self.machine.reported()
 
     async def _beat(self) -> None:
-        interval = max(_SHORTEST_TICK, self.ack.heartbeat)
+        rest = 0.0
         while True:
-            await self._say([self.hatch.heartbeat()])
-            await anyio.sleep(interval)
+            if rest <= 0 or self.hatch.is_busy:
+                await self._say([self.hatch.heartbeat()])
+                rest = self._interval
+            await anyio.sleep(self._shortest)
+            rest -= self._shortest
             silent = anyio.current_time() - self._heard_at
-            if silent > max(_SILENT_BEATS * interval, self.ack.lease_ttl):
+            if silent > max(_SILENT_BEATS * self._interval, self.ack.lease_ttl):
                 raise SessionLost(f"the gateway has been silent for {silent:.1f} seconds")
+
+    @property
+    def _shortest(self) -> float:
+        return max(_SHORTEST_TICK, self.ack.heartbeat)
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two heartbeats, as things are."""
+        return self._shortest if self.hatch.is_busy else max(self._shortest, self.ack.idle_heartbeat)
 
     async def _say(self, frames: Sequence[FromWorker]) -> None:
         try:
@@ -170,6 +184,7 @@ class Serving:
                 self._expiring = True
                 tasks.start_soon(self._expire)
             self._dry.wake()
+            self.session.silence = _QUIET_BEATS * self._interval
             frames = await self.session.receive()
             self._heard_at = anyio.current_time()
 

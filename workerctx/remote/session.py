@@ -28,9 +28,12 @@ class WorkerSession(Protocol):
 
     Attributes:
         max_message: Largest message that the gateway accepts, in bytes; the registration sets it.
+        silence: Seconds without a message after which the session asks whether the gateway lives; set before each
+            `receive`.
     """
 
     max_message: int
+    silence: float
 
     async def send(self, frames: Sequence[FromWorker], /) -> None:
         """Send frames, in order, in as few messages as possible.

@@ -123,13 +123,13 @@ class RemoteWorkers:
 
     async def register(self, worker: WorkerInfo) -> None:
         """Leave it to the gateway, which did so when the session was registered."""
-        self._hatch.state = worker.state
+        self._hatch.report(worker.state, worker.in_flight)
         await anyio.lowlevel.checkpoint()
 
     async def heartbeat(self, worker_id: str, *, state: str = "running", in_flight: int = 0) -> Sequence[WorkerCommand]:  # noqa: ARG002 - there is one
-        """Put down how the worker is, for the session's next heartbeat, and take what was sent to it."""
+        """Put down how the worker is, and take what was sent to it."""
         await anyio.lowlevel.checkpoint()
-        self._hatch.state, self._hatch.in_flight = state, in_flight
+        self._hatch.report(state, in_flight)
         return [WorkerCommand(word) for word in self._hatch.commands() if word in _COMMANDS]
 
     async def send(self, worker_id: str, command: WorkerCommand) -> None:

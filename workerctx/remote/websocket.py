@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _CONNECT: Final = 10.0
 """Seconds in which a connection must be made and upgraded."""
 _SILENCE: Final = 15.0
-"""Seconds without a message after which the peer is pinged; a gateway answers heartbeats more often than that."""
+"""Seconds without a message after which the peer is pinged, until it has said how often it wants heartbeats."""
 _ANSWER: Final = 5.0
 """Seconds in which a ping must be answered, or the peer counts as gone."""
 _GOODBYE: Final = 0.5
@@ -67,6 +67,7 @@ class WebSocketSession:
 
     def __init__(self, socket: AsyncWebSocketSession) -> None:
         self.max_message: int = MAX_MESSAGE
+        self.silence: float = _SILENCE
         self._socket = socket
         self._reader = worker_reader()
         self._turn = anyio.Lock(fast_acquire=True)
@@ -111,14 +112,14 @@ class WebSocketSession:
 
     async def _next(self) -> object:
         while True:
-            with anyio.move_on_after(_SILENCE):
+            with anyio.move_on_after(self.silence):
                 return await self._socket.receive()
             answered = anyio.Event()
             with anyio.move_on_after(_ANSWER):
                 answered = await self._socket.ping()
                 return await self._socket.receive()
             if not answered.is_set():
-                raise TimeoutError(f"the other side was silent for {_SILENCE + _ANSWER:g} seconds, also to a ping")
+                raise TimeoutError(f"the other side was silent for {self.silence + _ANSWER:g} seconds, also to a ping")
 
 
 def connector(config: RemoteConfig) -> Connector:

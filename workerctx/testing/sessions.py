@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -74,6 +75,7 @@ class MemorySession:
 
     Attributes:
         max_message: Largest message that the gateway's end accepts, in bytes.
+        silence: After how many seconds the worker wants to know whether the gateway lives, which in memory is known.
 
     Threads: any.
     """
@@ -81,6 +83,7 @@ class MemorySession:
     _out: _Pipe[Any]
     _into: _Pipe[Any]
     max_message: int = MAX_MESSAGE
+    silence: float = math.inf
 
     async def send(self, frames: Sequence[FromWorker], /) -> None:
         """Send frames.

@@ -19,7 +19,8 @@ class GatewayConfig:
     Attributes:
         lease_ttl: After how long the jobs of a gateway that fell silent go to others.
         heartbeat: Between two renewals of leases, which also bring the news of cancelled jobs.
-        silence: After how long a worker that says nothing is taken for gone.
+        silence: After how long a worker that holds jobs and says nothing is taken for gone; one that holds none, after
+            twice as long.
         resume_window: How long the jobs of a worker that is gone wait for it, before they go to others.
         poll_interval: After how long to look for jobs although no wake-up came.
         reap_interval: Between two looks for expired leases of any worker.
@@ -54,6 +55,11 @@ class GatewayConfig:
     max_concurrency: int = 1000
     max_requests: int = 1000
     max_rate: float = 2000.0
+
+    @property
+    def idle_silence(self) -> float:
+        """After how long a worker that holds no jobs and says nothing is taken for gone."""
+        return 2 * self.silence
 
     def __attrs_post_init__(self) -> None:
         wrong = [

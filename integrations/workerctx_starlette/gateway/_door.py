@@ -123,6 +123,7 @@ class Door:
                 worker_id=hello.worker_id,
                 namespace=namespace,
                 heartbeat=self._config.silence / 3,
+                idle_heartbeat=self._config.idle_silence / 3,
                 lease_ttl=min(self._config.lease_ttl, self._config.resume_window),
                 max_message=self._config.max_message,
                 server=f"workerctx {workerctx.__version__}",

@@ -162,11 +162,12 @@ class Engine:
             self.exchange.look()
 
     async def _hang_up_on_the_dead(self) -> None:
-        silence, patience = self.config.silence, self.config.send_timeout
+        config, patience = self.config, self.config.send_timeout
         while True:
-            await anyio.sleep(min(silence, patience) / 4)
+            await anyio.sleep(min(config.silence, patience) / 4)
             now = anyio.current_time()
             for session in list(self.sessions.values()):
+                silence = config.silence if session.holdings else config.idle_silence
                 if now - session.heard_at > silence:
                     session.hang_up(f"nothing was heard for {silence:g} seconds")
                 elif now - session.outbox.sending_since > patience:

@@ -354,10 +354,19 @@ async def test_who_reads_nothing_is_hung_up_on(gateway, impatient, decent, peer_
 
 
 async def test_who_says_nothing_is_hung_up_on(impatient, peer_of):
-    """R7: a half-open connection is found by the heartbeats that do not come."""
+    """R7: a half-open connection is found by the heartbeats that do not come; they need not come often for nothing."""
     async with impatient, peer_of(impatient) as worker:
         ack = await worker.register()
-        assert ack.heartbeat == pytest.approx(0.2)
+        assert (ack.heartbeat, ack.idle_heartbeat) == pytest.approx((0.2, 0.4))
+        assert await worker.ended() == (1001, "nothing was heard for 1.2 seconds")
+
+
+async def test_who_holds_jobs_and_says_nothing_is_hung_up_on(impatient, storage, peer_of):
+    """R7: a worker that holds jobs may not be silent for as long."""
+    async with impatient, peer_of(impatient) as worker:
+        await worker.register()
+        await storage.jobs.enqueue(EnqueueRequest("resize"))
+        await worker.tasks(1)
         assert await worker.ended() == (1001, "nothing was heard for 0.6 seconds")
 
 

@@ -218,6 +218,7 @@ class Played:
     """A session in which the gateway plays its part of a row."""
 
     max_message = 0
+    silence = 0.0
 
     def __init__(self, script, world):
         self.flaw = script[0] if script and script[0] in ("stuck", "torn") else None

@@ -412,13 +412,15 @@ async def test_a_worker_stays_in_its_namespace(jobs, serving, enqueue, loopback,
 
     store = loopback.storage.jobs
     loopback.ack = {"namespace": "first"}
-    async with serving(jobs, config=evolve(config, namespaces=("first", "second"))) as worker:
+    patient = evolve(config.reconnect, max_attempts=1000)
+    config = evolve(config, namespaces=("first", "second"), reconnect=patient)
+    async with serving(jobs, config=config) as worker:
         job_id = await enqueue(slow.request())
         await wait_until(lambda: worker.in_flight)
         loopback.ack = {"namespace": "second"}
         loopback.peers[-1].close(SessionLost("cut"))
         go_on.set()
-        await wait_until(lambda: len(loopback.heard_of(Register)) == 3)
+        await wait_until(lambda: len(loopback.heard_of(Register)) >= 3)
         assert not loopback.heard_of(Result)
         loopback.ack = {"namespace": "first"}
         assert await store.result(job_id, timeout=10) == 1
@@ -574,6 +576,31 @@ async def test_a_handler_that_blocks_does_not_lose_the_session(jobs, serving, en
     assert beats[0] >= 3
     assert len(loopback.peers) == 1
     assert not any(thread.name.startswith("session of") for thread in threading.enumerate())
+
+
+async def test_a_worker_without_jobs_says_less(jobs, serving, enqueue, loopback):
+    """R7: heartbeats come often while leases are held and seldom while none are; a new state is told at once."""
+    loopback.ack = {"idle_heartbeat": 3600.0}
+    gate = anyio.Event()
+
+    @jobs.register
+    async def hold() -> None:
+        await gate.wait()
+
+    store = loopback.storage.jobs
+    async with serving(jobs) as worker:
+        await wait_until(lambda: [beat.state for beat in loopback.heard_of(Heartbeat)][-1:] == ["running"])
+        idle = len(loopback.heard_of(Heartbeat))
+        assert idle <= 2
+        job_id = await enqueue(hold.request())
+        await wait_until(lambda: len(loopback.heard_of(Heartbeat)) > idle + 2)
+        assert all(beat.leases for beat in loopback.heard_of(Heartbeat)[idle:])
+        gate.set()
+        await store.result(job_id, timeout=10)
+        worker.context.pause("lunch")
+        await wait_until(lambda: loopback.heard_of(Heartbeat)[-1].state == "paused")
+        worker.context.resume()
+        await wait_until(lambda: loopback.heard_of(Heartbeat)[-1].state == "running")
 
 
 async def test_a_stop_drains_and_reports(jobs, serving, enqueue, loopback):

@@ -79,7 +79,7 @@ async def test_each_try_has_its_own_time_inside_of_a_retry(jobs, run):
 async def test_the_result_of_a_thread_is_kept(jobs, run):
     """A thread cannot be stopped: its result counts even when the time is over."""
 
-    @jobs.register(name="job", layers=[Timeout(0.001)])
+    @jobs.register(name="job", layers=[Timeout(0.5)])
     def job() -> str:
         for _ in range(10_000):
             try:
