@@ -104,12 +104,18 @@ async def throughput(url: str, number: int) -> float:
             return number / (time.perf_counter() - began)
 
 
-async def round_trips(url: str, number: int) -> list[float]:
-    """Return the seconds from before the enqueueing to the result, one job at a time."""
+async def round_trips(url: str, number: int, rest: float) -> list[float]:
+    """Return the seconds from before the enqueueing to the result, one job at a time.
+
+    Args:
+        url: The gateway's store.
+        number: How many jobs.
+        rest: Seconds of rest before each, up to four times as many; 0 for none.
+    """
     found: list[float] = []
     async with connect(url) as storage:
         for index in range(number):
-            await anyio.sleep(0.01 + 0.03 * (index % 7) / 7)
+            await anyio.sleep(rest * (1 + 3 * (index % 7) / 7))
             began = time.perf_counter()
             outcome = await storage.jobs.enqueue(EnqueueRequest("noop", {"number": index}))
             await storage.jobs.result(outcome.id, timeout=10)
@@ -176,9 +182,10 @@ def of_backend(backend: str, options: argparse.Namespace, folder: str) -> Genera
         total = options.repeat * options.number
         yield "processor time a job, gateway", f"{(process.cpu() - used[0]) / total * 1e6:.0f} us"
         yield "processor time a job, worker", f"{(served.cpu() - used[1]) / total * 1e6:.0f} us"
-        found = anyio.run(round_trips, url, options.latencies)
-        yield "idle round trip, p50", f"{found[len(found) // 2] * 1e3:.2f} ms"
-        yield "idle round trip, p99", f"{found[int(len(found) * 0.99)] * 1e3:.2f} ms"
+        for when, rest in (("one after the other", 0.0), ("each after 10 to 40 ms of rest", 0.01)):
+            found = anyio.run(round_trips, url, options.latencies, rest)
+            yield f"idle round trip, {when}, p50", f"{found[len(found) // 2] * 1e3:.2f} ms"
+            yield f"idle round trip, {when}, p99", f"{found[int(len(found) * 0.99)] * 1e3:.2f} ms"
 
 
 def main(argv: list[str]) -> None:

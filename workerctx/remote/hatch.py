@@ -95,7 +95,7 @@ class Hatch:
         self.news = Latch(lambda: self._woken)
         self._appetite = Appetite(self.kinds)
         for finish in self.unacked.snapshot():
-            self._held.take(finish.lease_id)
+            self._held.take(finish.lease_id, self.unacked.job_of(finish.lease_id))
 
     # The worker's side --------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Hatch:
         May take long if `UnackedResults.waits_for_disk`.
         """
         finishes = [as_tellable(finish) for finish in finishes]
-        self.unacked.record(finishes)
+        self.unacked.record(finishes, self._held.job_of)
         with self._lock:
             for finish in finishes:
                 self._held.end(finish.lease_id)
@@ -335,7 +335,7 @@ class Hatch:
             size = f"the result has {len(finish.outputs_json)} bytes, and the gateway accepts {self._limit}"
             error = JobError("InvalidRequest", f"{size}: store the data elsewhere and return a reference to it")
             finish = FailLease(finish.lease_id, error)
-            self.unacked.record([finish])
+            self.unacked.record([finish], self._held.job_of)
         elif isinstance(finish, FailLease) and self._limit < _LARGEST_ERROR:
             error = JobError(finish.error.kind[: self._limit // 16], finish.error.message[: self._limit // 16])
             finish = FailLease(finish.lease_id, error, finish.retryable, finish.delay)

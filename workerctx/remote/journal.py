@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from attrs import define, field
+from attrs import define, field, frozen
 
 from workerctx.errors import InvalidConfig
 from workerctx.queue import CompleteLease, FailLease, JobError, ReleaseLease, SnoozeLease, ThrottleLease
@@ -42,10 +42,32 @@ class _Taken(InvalidConfig):
     """Another worker has this journal."""
 
 
+@frozen
+class Owed:
+    """An outcome that must still be told.
+
+    Attributes:
+        finish: What to tell.
+        job_id: Of which job; empty if that is not known.
+        namespace: Where the job is; empty if that is not known.
+    """
+
+    finish: Finish
+    job_id: str = ""
+    namespace: str = ""
+
+    @property
+    def lease_id(self) -> str:
+        """Of which run."""
+        return self.finish.lease_id
+
+
 class _Entry(msgspec.Struct, omit_defaults=True):
     """One line: an outcome, or leases whose outcome was acknowledged."""
 
     lease: str | None = None
+    job: str = ""
+    namespace: str = ""
     outcome: str | None = None
     outputs: msgspec.Raw = msgspec.Raw(b"null")
     error: JobError | None = None
@@ -55,20 +77,28 @@ class _Entry(msgspec.Struct, omit_defaults=True):
     done: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, finish: Finish) -> _Entry:
+    def of(cls, owed: Owed) -> _Entry:
+        entry, finish = cls(owed.lease_id, owed.job_id, owed.namespace), owed.finish
         match finish:
             case CompleteLease():
-                return cls(finish.lease_id, "complete", msgspec.Raw(finish.outputs_json))
+                entry.outcome, entry.outputs = "complete", msgspec.Raw(finish.outputs_json)
             case FailLease():
-                return cls(finish.lease_id, "fail", error=finish.error, retryable=finish.retryable, delay=finish.delay)
+                entry.outcome, entry.error = "fail", finish.error
+                entry.retryable, entry.delay = finish.retryable, finish.delay
             case ReleaseLease():
-                return cls(finish.lease_id, "release")
+                entry.outcome = "release"
             case SnoozeLease():
-                return cls(finish.lease_id, "snooze", delay=finish.delay)
+                entry.outcome, entry.delay = "snooze", finish.delay
             case ThrottleLease():
-                return cls(finish.lease_id, "throttle", delay=finish.retry_after, scope=finish.scope)
+                entry.outcome, entry.delay, entry.scope = "throttle", finish.retry_after, finish.scope
+        return entry
 
-    def finish(self) -> Finish | None:
+    def owed(self) -> Owed | None:
+        """Return the outcome, if it is one."""
+        finish = self._finish()
+        return None if finish is None else Owed(finish, self.job, self.namespace)
+
+    def _finish(self) -> Finish | None:
         lease_id, delay = self.lease or "", self.delay or 0.0
         finish: Finish | None = None
         match self.outcome:
@@ -113,7 +143,7 @@ class Journal:
     _lock: int = field(default=-1, init=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, fsync: bool = False) -> tuple[Self, Sequence[Finish]]:
+    def open(cls, path: str | os.PathLike[str], *, fsync: bool = False) -> tuple[Self, Sequence[Owed]]:
         """Open a journal, or make one, and return it with the outcomes that were not acknowledged, oldest first.
 
         Args:
@@ -131,7 +161,7 @@ class Journal:
         raise AssertionError
 
     @classmethod
-    def _open(cls, path: Path, *, fsync: bool) -> tuple[Self, Sequence[Finish]]:
+    def _open(cls, path: Path, *, fsync: bool) -> tuple[Self, Sequence[Owed]]:
         journal = cls(path, fsync)
         try:
             journal._acquire()
@@ -145,15 +175,15 @@ class Journal:
             raise
         return journal, left
 
-    def record(self, finishes: Iterable[Finish]) -> None:
+    def record(self, owed: Iterable[Owed]) -> None:
         """Append outcomes.
 
         Raises:
             OSError: They could not be written; the file is as it was.
         """
-        self._append([_Entry.of(finish) for finish in finishes])
+        self._append([_Entry.of(each) for each in owed])
 
-    def forget(self, lease_ids: Sequence[str], left: Sequence[Finish]) -> None:
+    def forget(self, lease_ids: Sequence[str], left: Sequence[Owed]) -> None:
         """Append that these leases need no telling any more; now and then, write the file anew with what is left.
 
         Raises:
@@ -167,7 +197,7 @@ class Journal:
         else:
             self._append([_Entry(done=tuple(lease_ids))])
 
-    def rewrite(self, left: Sequence[Finish]) -> None:
+    def rewrite(self, left: Sequence[Owed]) -> None:
         """Replace the file by one that holds these outcomes only.
 
         Raises:
@@ -176,7 +206,7 @@ class Journal:
         fresh = self.path.with_name(self.path.name + ".new")
         file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
-            size = _write(file, b"".join(_line(_Entry.of(finish)) for finish in left))
+            size = _write(file, b"".join(_line(_Entry.of(owed)) for owed in left))
             os.fsync(file)
             fresh.replace(self.path)
         except BaseException:
@@ -208,21 +238,21 @@ class Journal:
                 " of them a folder"
             ) from None
 
-    def _load(self) -> Sequence[Finish]:
+    def _load(self) -> Sequence[Owed]:
         raw = self.path.read_bytes() if self.path.exists() else b""
         lines = raw.split(b"\n")
         if lines.pop():
             _log.warning("the journal %s ends in a torn line, which is left out", self.path)
-        left: dict[str, Finish] = {}
+        left: dict[str, Owed] = {}
         for number, line in enumerate(lines, 1):
             try:
                 entry = _decoder.decode(line)
             except UNREADABLE as exc:
                 _log.error("line %d of the journal %s cannot be read and is left out: %s", number, self.path, exc)
                 continue
-            finish = entry.finish()
-            if finish is not None:
-                left[finish.lease_id] = finish
+            owed = entry.owed()
+            if owed is not None:
+                left[owed.lease_id] = owed
             for lease_id in entry.done:
                 left.pop(lease_id, None)
         return list(left.values())

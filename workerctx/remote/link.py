@@ -197,6 +197,7 @@ class Link:
             return machine.connect_failed(exc)
         machine.registered(anyio.current_time())
         self.ack = ack
+        hatch.unacked.namespace = ack.namespace
         self.changed.wake()
         _log.info("registered with the gateway as %s in namespace %s", ack.worker_id, ack.namespace)
         serving = Serving(session, ack, hatch, machine, patience, self.window, lambda: self._finishing)
@@ -222,11 +223,18 @@ class Link:
         Raises:
             RegistrationFailed: It is another one.
         """
-        if self.ack is not None and self.ack.namespace != ack.namespace:
+        known = self.hatch.unacked.namespace
+        if known in (None, ack.namespace):
+            return
+        if self.ack is not None:
             raise RegistrationFailed(
-                f"the gateway grants namespace {ack.namespace!r}, and this worker has begun in {self.ack.namespace!r}:"
+                f"the gateway grants namespace {ack.namespace!r}, and this worker has begun in {known!r}:"
                 " let each gateway serve it, or start the worker again"
             )
+        raise RegistrationFailed(
+            f"the gateway grants namespace {ack.namespace!r}, and the outcomes in this worker's journal belong to"
+            f" {known!r}: let the gateway serve that, or give the worker another journal"
+        )
 
     def _lost(self, error: RemoteError | None) -> Step:
         """Say what follows from the end of a session that was registered."""

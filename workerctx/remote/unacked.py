@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field
 
 from workerctx.queue import CompleteLease, FailLease
-from workerctx.remote.journal import Journal
+from workerctx.remote.journal import Journal, Owed
 
 if TYPE_CHECKING:
     import os
@@ -33,13 +33,15 @@ class UnackedResults:
 
     Attributes:
         most: How many bytes of outcomes may wait before the worker takes no more jobs.
+        namespace: Where they belong; None until that is known.
 
     Threads: any.
     """
 
     most: int = _MOST
     _journal: Journal | None = None
-    _entries: dict[str, Finish] = field(factory=dict[str, "Finish"], init=False)
+    namespace: str | None = field(default=None, init=False)
+    _entries: dict[str, Owed] = field(factory=dict[str, "Owed"], init=False)
     _bytes: int = field(default=0, init=False)
     _failed: bool = field(default=False, init=False)
     """Whether the journal could not be written last time."""
@@ -59,8 +61,9 @@ class UnackedResults:
         """
         journal, left = Journal.open(path, fsync=fsync)
         unacked = cls(_MOST, journal)
-        for finish in left:
-            unacked._put(finish)
+        for owed in left:
+            unacked._put(owed)
+            unacked.namespace = owed.namespace or unacked.namespace
         return unacked
 
     @property
@@ -73,34 +76,45 @@ class UnackedResults:
         """Whether so much waits that no more jobs should be taken."""
         return self._bytes >= self.most
 
-    def record(self, finishes: Iterable[Finish]) -> None:
+    def record(self, finishes: Iterable[Finish], job_of: Callable[[str], str] = lambda _: "") -> None:
         """Keep outcomes until they are acknowledged; a second one of a lease replaces the first.
 
         A journal that cannot be written is logged, and the outcomes are in memory only until it can be again.
+
+        Args:
+            finishes: The outcomes.
+            job_of: Returns the id of a lease's job; empty if it is not known.
         """
         with self._lock:
-            kept = list(finishes)
-            for finish in kept:
-                self._put(finish)
+            namespace = self.namespace or ""
+            kept = [Owed(finish, job_of(finish.lease_id), namespace) for finish in finishes]
+            for owed in kept:
+                self._put(owed)
             self._write(lambda journal: journal.record(kept))
 
     def acknowledge(self, lease_ids: Iterable[str]) -> Sequence[Finish]:
         """Forget the outcomes of leases, and return them; unknown leases are ignored."""
         with self._lock:
-            forgotten = [finish for lease_id in lease_ids if (finish := self._pop(lease_id)) is not None]
+            forgotten = [owed for lease_id in lease_ids if (owed := self._pop(lease_id)) is not None]
             if forgotten:
-                done = [finish.lease_id for finish in forgotten]
+                done = [owed.lease_id for owed in forgotten]
                 self._write(lambda journal: journal.forget(done, list(self._entries.values())))
-            return forgotten
+            return [owed.finish for owed in forgotten]
 
     def get(self, lease_id: str) -> Finish | None:
         """Return the outcome of a lease, if it is to be told."""
-        return self._entries.get(lease_id)
+        owed = self._entries.get(lease_id)
+        return None if owed is None else owed.finish
+
+    def job_of(self, lease_id: str) -> str:
+        """Return whose outcome is to be told; empty if that is not known."""
+        owed = self._entries.get(lease_id)
+        return "" if owed is None else owed.job_id
 
     def snapshot(self) -> Sequence[Finish]:
         """Return every outcome that is to be told, oldest first."""
         with self._lock:
-            return list(self._entries.values())
+            return [owed.finish for owed in self._entries.values()]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -112,16 +126,16 @@ class UnackedResults:
                 self._journal.close()
                 self._journal = None
 
-    def _put(self, finish: Finish) -> None:
-        self._pop(finish.lease_id)
-        self._entries[finish.lease_id] = finish
-        self._bytes += _size(finish)
+    def _put(self, owed: Owed) -> None:
+        self._pop(owed.lease_id)
+        self._entries[owed.lease_id] = owed
+        self._bytes += _size(owed.finish)
 
-    def _pop(self, lease_id: str) -> Finish | None:
-        finish = self._entries.pop(lease_id, None)
-        if finish is not None:
-            self._bytes -= _size(finish)
-        return finish
+    def _pop(self, lease_id: str) -> Owed | None:
+        owed = self._entries.pop(lease_id, None)
+        if owed is not None:
+            self._bytes -= _size(owed.finish)
+        return owed
 
     def _write(self, write: Callable[[Journal], None]) -> None:
         if self._journal is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from attrs import evolve
 
-from workerctx.errors import InvalidTransition, WorkerFailed
+from workerctx.errors import InvalidConfig, InvalidTransition, WorkerFailed
 from workerctx.lifecycle import Outcome, Pause, Stop
 from workerctx.lifecycle.groups import collapse
 from workerctx.remote.asks import Asks
@@ -167,7 +167,15 @@ class Worker:
     def _unacked(self, *, single: bool) -> UnackedResults:
         if self.config.journal is None or single:
             return UnackedResults()
-        return UnackedResults.open(self.config.journal, fsync=self.config.journal_fsync)
+        unacked = UnackedResults.open(self.config.journal, fsync=self.config.journal_fsync)
+        if unacked.namespace not in (None, *self.config.namespaces):
+            unacked.close()
+            raise InvalidConfig(
+                f"the journal {str(self.config.journal)!r} holds {len(unacked)} outcomes of namespace"
+                f" {unacked.namespace!r}, in which this worker does not serve: add it to the namespaces, or use another"
+                " journal"
+            )
+        return unacked
 
     async def _connected(
         self, connect: Connector, shutdown: Awaitable[object] | None, unacked: UnackedResults, *, single: bool
@@ -263,7 +271,8 @@ class Worker:
 
     def _introduction(self, link: Link) -> Register:
         config = self.config
-        granted = () if link.ack is None else (link.ack.namespace,)
+        known = link.hatch.unacked.namespace
+        granted = () if known is None else (known,)
         return Register(
             worker_id=self._loop.worker_id,
             namespaces=tuple(dict.fromkeys((*granted, *config.namespaces))),

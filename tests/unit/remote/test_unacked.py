@@ -10,7 +10,7 @@ import pytest
 from workerctx.errors import InvalidConfig
 from workerctx.queue import CompleteLease, FailLease, JobError, ReleaseLease, SnoozeLease, ThrottleLease
 from workerctx.remote import UnackedResults
-from workerctx.remote.journal import Journal
+from workerctx.remote.journal import Journal, Owed
 
 EVERY_KIND = [
     CompleteLease("a", b'{"text":"line\\nbreak","n":[1,null]}'),
@@ -85,6 +85,16 @@ def test_the_journal_can_be_read_by_people(unacked, path):
     unacked.record([CompleteLease("lease", b'{"width":128}')])
     assert path.read_bytes() == b'{"lease":"lease","outcome":"complete","outputs":{"width":128}}\n'
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_the_journal_knows_whose_outcomes_these_are(unacked, path):
+    """R4, Q19: the next worker learns the jobs, for the gateway to look up, and the namespace they belong to."""
+    unacked.namespace = "acme"
+    unacked.record([ReleaseLease("a"), ReleaseLease("b")], "job of {}".format)
+    unacked = reopened(unacked, path)
+    assert (unacked.namespace, unacked.job_of("a"), unacked.job_of("nobody's")) == ("acme", "job of a", "")
+    unacked.acknowledge(["a", "b"])
+    assert reopened(unacked, path).namespace is None
 
 
 @pytest.mark.parametrize("torn", [b'{"lease":"z","outcome":"comp', b'{"lease":"z"', b"\x00\xff"])
@@ -177,10 +187,10 @@ def test_a_closed_journal_writes_nothing(path):
     """R4: the file is the next owner's once it is closed."""
     journal, left = Journal.open(path)
     assert not left
-    journal.record([ReleaseLease("a")])
+    journal.record([Owed(ReleaseLease("a"))])
     journal.close()
     with pytest.raises(OSError, match="descriptor"):
-        journal.record([ReleaseLease("b")])
+        journal.record([Owed(ReleaseLease("b"))])
 
 
 def test_a_killed_process_leaves_its_outcomes(path):

@@ -22,6 +22,7 @@ from workerctx.errors import (
     JobNotFound,
     PermissionDenied,
     QueueError,
+    RegistrationFailed,
     RegistryInUse,
     RetryAfter,
     SessionLost,
@@ -1053,6 +1054,52 @@ async def test_cuts_at_any_moment_lose_nothing(seed, jobs, serving, loopback, co
         assert [await store.result(outcome.id, timeout=20) for outcome in outcomes] == list(range(150))
     assert runs == dict.fromkeys(range(150), 1)
     assert {(await store.get(outcome.id)).attempt for outcome in outcomes} == {1}
+
+
+def left_by_an_earlier_worker(path, lease_id, job_id, namespace):
+    """A journal with an outcome that was not acknowledged."""
+    unacked = UnackedResults.open(path)
+    unacked.namespace = namespace
+    unacked.record([CompleteLease(lease_id, b"7")], lambda _: job_id)
+    unacked.close()
+
+
+async def test_a_journal_is_told_in_its_namespace(tmp_path, jobs, serving, loopback, config):
+    """R4, Q19: what an earlier worker left is told where it belongs, and with the job that it is about."""
+
+    @jobs.register
+    async def quick() -> None: ...
+
+    path = tmp_path / "outcomes.journal"
+    left_by_an_earlier_worker(path, "lease", "job", "second")
+    loopback.ack = {"namespace": "second"}
+    loopback.deaf = True
+    async with serving(jobs, config=evolve(config, journal=path, namespaces=("first", "second"))):
+        await wait_until(lambda: loopback.heard_of(Result))
+        assert loopback.heard_of(Register)[0].namespaces == ("second", "first")
+        assert loopback.heard_of(Result)[0].job_id == "job"
+        loopback.deaf = False
+        loopback.peers[-1].close()
+        await wait_until(lambda: not path.read_bytes())
+
+
+async def test_a_journal_of_another_namespace_is_told_nowhere(tmp_path, jobs, serving, loopback, config):
+    """R4, Q19: a gateway that grants another namespace hears no outcome; a worker that would ask for none refuses."""
+
+    @jobs.register
+    async def quick() -> None: ...
+
+    path = tmp_path / "outcomes.journal"
+    left_by_an_earlier_worker(path, "lease", "job", "second")
+    left = path.read_bytes()
+    async with serving(jobs, config=evolve(config, journal=path), fails=InvalidConfig):
+        pass
+    loopback.ack = {"namespace": "first"}
+    both = evolve(config, journal=path, namespaces=("first", "second"))
+    async with serving(jobs, config=both, fails=RegistrationFailed) as worker:
+        await wait_until(lambda: worker.context.is_finished)
+    assert not loopback.heard_of(Result)
+    assert path.read_bytes() == left
 
 
 async def test_the_journal_is_the_worker_s_while_it_runs(tmp_path, jobs, serving, enqueue, loopback, config):
