@@ -22,6 +22,8 @@ from workerctx.lifecycle.latch import Latch
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
+    from coredis.response.types import PubSubMessage
+
     from workerctx_redis._line import Line
     from workerctx_redis._link import Link, Reply
 
@@ -215,7 +217,7 @@ class _Ear:
 
     async def _listen_once(self, link: Link) -> None:
         subscription = link.client.pubsub(
-            channels=[self._channel],
+            channel_handlers={self._channel: self._hear},
             ignore_subscribe_messages=True,
             max_idle_seconds=SILENCE,
             retry_policy=NoRetryPolicy(),
@@ -226,6 +228,9 @@ class _Ear:
             if self.missed:
                 self.missed = False
                 self._hub.wake_all(self._name)
-            async for message in messages:
-                data: Any = message["data"]
-                self._hub.pass_on(self._name, data)
+            async for message in messages:  # that came before the driver knew of the handler
+                self._hear(message)
+
+    def _hear(self, message: PubSubMessage) -> None:
+        data: Any = message["data"]
+        self._hub.pass_on(self._name, data)
