@@ -190,7 +190,7 @@ class PostgresTransaction(Transaction):
             if len(rows) + len(unfit) >= wanted or looked < depth:
                 return rows, unfit
             # Others hold what was looked at: look further.
-            depth *= 4
+            depth *= 2
 
     def _deals(self, search: Search, skip: int) -> tuple[object, ...]:
         """Return which of the jobs go to which claim, from the first that is not dealt yet; a list for each column."""
