@@ -60,7 +60,14 @@ async def be_gateway(url: str, port: int) -> None:
     from workerctx_starlette.gateway._server import GatewayServer
 
     config = GatewayConfig(
-        lease_ttl=LEASE, heartbeat=0.3, silence=1.5, resume_window=LEASE, reap_interval=0.3, poll_interval=0.3, grace=5
+        lease_ttl=LEASE,
+        heartbeat=0.3,
+        silence=1.5,
+        resume_window=LEASE,
+        reap_interval=0.3,
+        poll_interval=0.3,
+        grace=5,
+        store_patience=None,  # it may be started while the store is away
     )
     gateway = Gateway(url, authenticate=bearer_tokens({TOKEN: Identity("chaos")}), config=config)
     with stop_on_signals(gateway.context):
