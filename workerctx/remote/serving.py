@@ -131,25 +131,25 @@ class Serving:
                 self.machine.reported()
 
     async def _beat(self) -> None:
-        rest = 0.0
+        due_in = 0.0
         while True:
-            if rest <= 0 or self.hatch.is_busy:
+            if due_in <= 0 or self.hatch.is_busy:
                 await self._say([self.hatch.heartbeat()])
-                rest = self._interval
-            await anyio.sleep(self._shortest)
-            rest -= self._shortest
+                due_in = self._interval
+            await anyio.sleep(self._busy_interval)
+            due_in -= self._busy_interval
             silent = anyio.current_time() - self._heard_at
             if silent > max(_SILENT_BEATS * self._interval, self.ack.lease_ttl):
                 raise SessionLost(f"the gateway has been silent for {silent:.1f} seconds")
 
     @property
-    def _shortest(self) -> float:
+    def _busy_interval(self) -> float:
         return max(_SHORTEST_TICK, self.ack.heartbeat)
 
     @property
     def _interval(self) -> float:
         """Seconds between two heartbeats, as things are."""
-        return self._shortest if self.hatch.is_busy else max(self._shortest, self.ack.idle_heartbeat)
+        return self._busy_interval if self.hatch.is_busy else max(self._busy_interval, self.ack.idle_heartbeat)
 
     async def _say(self, frames: Sequence[FromWorker]) -> None:
         try:

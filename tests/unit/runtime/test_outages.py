@@ -178,18 +178,24 @@ async def test_answers_that_are_lost_lose_no_job(
     assert set(runs) == set(range(3000))
 
 
+async def enqueue_held(jobs: Any) -> anyio.Event:
+    """Enqueue a job that runs until the event is set."""
+    gate = anyio.Event()
+
+    @jobs.register(name="wait")
+    async def wait() -> None:
+        await gate.wait()
+
+    await wait.enqueue()
+    return gate
+
+
 async def test_a_stop_ends_the_pause_before_the_next_try(
     unreliable: Any, faults: Faults, serving: Any, eventually: Any, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W3: a store that is back is told at once, however long the last pause would have been."""
     monkeypatch.setattr("workerctx.runtime.exchange.backoff", lambda failures: 60.0 if failures > 1 else 0.0)
-    gate = anyio.Event()
-
-    @unreliable.register(name="wait")
-    async def wait() -> None:
-        await gate.wait()
-
-    await wait.enqueue()
+    gate = await enqueue_held(unreliable)
     async with serving(unreliable, hard_limit=20, grace=5) as loop:
         await eventually(lambda: loop.in_flight == 1)
         outage = faults.fail("jobs.finish*")
@@ -206,13 +212,7 @@ async def test_a_stop_during_an_outage_is_bounded(
     unreliable: Any, faults: Faults, serving: Any, eventually: Any, caplog: Any
 ) -> None:
     """W3: a store that stays away holds up a stop no longer than the hard limit; the log says what is lost."""
-    gate = anyio.Event()
-
-    @unreliable.register(name="wait")
-    async def wait() -> None:
-        await gate.wait()
-
-    await wait.enqueue()
+    gate = await enqueue_held(unreliable)
     async with serving(unreliable, hard_limit=0.3, grace=5) as loop:
         await eventually(lambda: loop.in_flight == 1)
         faults.fail()
