@@ -19,7 +19,7 @@ jobs = JobRegistry("sqlite:///jobs.db")
 @jobs.register
 async def speak() -> None: ...
 
-print("this is version", {version}, flush=True)
+print("this is version {version}\\n", end="", flush=True)  # in one write, as several processes say it
 """
 
 
