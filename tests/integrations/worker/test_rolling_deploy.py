@@ -31,7 +31,7 @@ async def retired(number: int) -> str:
 
 @jobs.register
 async def long(number: int) -> str:
-    print("long begins", flush=True)
+    print("long begins\\n", end="", flush=True)
     await anyio.sleep_forever()
 """
 

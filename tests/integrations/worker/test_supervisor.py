@@ -146,7 +146,7 @@ def test_a_killed_supervisor_leaves_no_orphans(start: Any, enqueue: Any, job: An
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_processes_that_have_not_begun_end_too(start: Any, folder: Path, number: signal.Signals) -> None:
     """W3: a process that is still importing the application is ended, by a stop and by a supervisor that is gone."""
-    (folder / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(3600)\n")
+    (folder / "slow.py").write_text("import time\nprint('importing\\n', end='', flush=True)\ntime.sleep(3600)\n")
     worker = start("worker", "slow:jobs", "--processes", "2", "--grace", "3600")
     worker.wait_for("importing", 2)
     worker.signal(number)
