@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from workerctx.errors import QueueError
     from workerctx.queue.broadcast import Broadcast
     from workerctx.queue.events import JobEvent, Lagged
-    from workerctx.queue.finish import Finish
+    from workerctx.queue.finish import ClaimRequest, Finish
     from workerctx.queue.jobqueue import Wakeups
     from workerctx.queue.model import Claimed, EnqueueOutcome, QueuedJob
+    from workerctx.queue.prepared import Prepared
     from workerctx.queue.request import EnqueueRequest
     from workerctx.queue.skeleton import JobFilter
     from workerctx.queue.turns import ClaimOrder
@@ -81,6 +82,10 @@ class RedisJobs(JobQueueSkeleton):
 
     async def _claim(self, order: ClaimOrder) -> Sequence[Claimed]:
         return await self._line.call(operations.claim(order), operations.give_back)
+
+    def prepare_claim(self, request: ClaimRequest) -> Prepared[Sequence[Claimed]]:
+        """Return a claim to be begun by the next wake-up."""
+        return self._line.prepare(operations.claim(self._rota.order(request)), operations.give_back)
 
     async def finish_many(
         self, finishes: Sequence[Finish], *, began: Collection[str] = ()
@@ -187,10 +192,10 @@ class RedisJobs(JobQueueSkeleton):
 
     async def get(self, job_id: str) -> QueuedJob:
         """Return a job."""
-        found = await self._line.call(Operation(("get", job_id), _job))
-        if found is None:
-            raise JobNotFound(job_id)
-        return found
+        return await self._line.call(_get(job_id))
+
+    def _prepare_get(self, job_id: str) -> Prepared[QueuedJob]:
+        return self._line.prepare(_get(job_id))
 
     async def _page(self, wanted: JobFilter, limit: int, cursor: str | None) -> JobPage:
         filters = {name: value for name, value in attrs.asdict(wanted).items() if value is not None}
@@ -278,8 +283,15 @@ def _count(answer: Answer) -> int:
     return int(answer.result)
 
 
-def _job(answer: Answer) -> QueuedJob | None:
-    return _shown(answer.result, answer)[0] if answer.result else None
+def _get(job_id: str) -> Operation[QueuedJob]:
+    """Look at a job."""
+
+    def read(answer: Answer) -> QueuedJob:
+        if not answer.result:
+            raise JobNotFound(job_id)
+        return _shown(answer.result, answer)[0]
+
+    return Operation(("get", job_id), read)
 
 
 def _shown(columns: Sequence[Sequence[Any]], answer: Answer) -> list[QueuedJob]:

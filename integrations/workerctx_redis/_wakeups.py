@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from coredis.response.types import PubSubMessage
 
+    from workerctx.queue.prepared import Prepared
     from workerctx_redis._line import Line
     from workerctx_redis._link import Link, Reply
 
@@ -67,10 +68,15 @@ class RedisWakeups:
     _next_due: Callable[[], Awaitable[float | None]]
     _longest: Callable[[], float]
     _rung: bool = attrs.field(default=False, init=False)
+    _then: Prepared[object] | None = attrs.field(default=None, init=False)
     _latch: Latch = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._latch = Latch(lambda: self._rung)
+
+    def then(self, call: Prepared[object] | None) -> None:
+        """Begin a call where the next wake-up arrives; see `Wakeups.then`."""
+        self._then = call
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
@@ -94,6 +100,9 @@ class RedisWakeups:
         """
         if not self._rung:
             self._rung = True
+            then = self._then
+            if then is not None:
+                then.begin()
             self._latch.wake()
 
     def concerns(self, queues: list[str] | None) -> bool:

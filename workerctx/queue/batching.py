@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -77,6 +78,18 @@ class CallTaker(ABC, Generic[X]):
         done = anyio.Event()
         call: Call[R] = Call(operation, orphan, home, done.set)
         self.post(call)
+        return await self.outcome(call, done)
+
+    def prepare(
+        self, operation: Callable[[X], R], orphan: Callable[[R], Callable[[X], object] | None] | None = None
+    ) -> PreparedCall[R]:
+        """Return a call that can be begun from any thread; see `call` for the arguments."""
+        home = Home(anyio.lowlevel.current_token().native_token)
+        done = anyio.Event()
+        return PreparedCall(self, Call(operation, orphan, home, done.set), done)
+
+    async def outcome(self, call: Call[R], done: anyio.Event) -> R:
+        """Wait for a call that was handed over; see `call`."""
         try:
             await self._wait(done)
         except anyio.get_cancelled_exc_class():
@@ -86,6 +99,11 @@ class CallTaker(ABC, Generic[X]):
         if call.failure is not None:
             raise call.failure
         return cast("R", call.result)
+
+    def drop(self, call: Call[Any]) -> None:
+        """Withdraw a call that nobody waits for, or have it undone."""
+        if not self._withdraw(call):
+            self._abandon(call)
 
     async def _wait(self, done: anyio.Event) -> None:
         """Wait until a call is done."""
@@ -130,6 +148,46 @@ class CallTaker(ABC, Generic[X]):
             # Too late; leases that nobody took delivery of run out.
             return False
         return True
+
+
+@attrs.define(eq=False)
+class PreparedCall(Generic[R]):
+    """A call that is handed over once somebody begins it; see `Prepared`."""
+
+    _taker: CallTaker[Any]
+    _call: Call[R]
+    _done: anyio.Event
+    _begun: bool = attrs.field(default=False, init=False)
+    _over: bool = attrs.field(default=False, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+
+    def begin(self) -> None:
+        """Hand the call over, unless that was done or it was dropped."""
+        with self._lock:
+            if self._begun or self._over:
+                return
+            # Held until the call is there, so that whoever finds it begun can wait for it.
+            with suppress(StoreClosed):
+                self._taker.post(self._call)
+                self._begun = True
+
+    async def result(self) -> R:
+        """Return what came of the call; see `Prepared.result`."""
+        self.begin()
+        if not self._begun:
+            self._taker.post(self._call)  # says why it cannot be
+        try:
+            return await self._taker.outcome(self._call, self._done)
+        finally:
+            self._over = True
+
+    def drop(self) -> None:
+        """Withdraw the call or have it undone, unless its result was returned."""
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+        self._taker.drop(self._call)
 
 
 @attrs.define(eq=False)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         QueueInfo,
         Renewed,
     )
+    from workerctx.queue.prepared import Prepared
     from workerctx.queue.request import EnqueueRequest, Moment, Seconds
 
 
@@ -40,6 +41,16 @@ class Wakeups(Protocol):
 
         Returns:
             Whether there was a wake-up.
+        """
+        ...
+
+    def then(self, call: Prepared[object] | None) -> None:
+        """Have a call begun where the next wake-up arrives, a few moments before `wait` returns.
+
+        Nothing is begun by a wake-up that has come before, nor where `wait` returns without one.
+
+        Args:
+            call: Instead of the one before; None for none. The owner asks for its result, or drops it.
         """
         ...
 
@@ -140,6 +151,18 @@ class JobQueue(Protocol):
         self, finishes: Sequence[Finish], claim: ClaimRequest, *, began: Collection[str] = ()
     ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
         """Do `finish_many` and then a claim in the same transaction."""
+        ...
+
+    def prepare_claim(self, request: ClaimRequest) -> Prepared[Sequence[Claimed]] | None:
+        """Return a claim to be begun by the next wake-up; see `Wakeups.then`.
+
+        Jobs that it got are given back if it is dropped.
+
+        Returns:
+            None if this store would gain nothing by that: claim after the wake-up.
+
+        Threads: the event loop that asks for the result.
+        """
         ...
 
     async def renew_lease(self, lease_id: str, *, extend_by: float = 30.0) -> Lease:

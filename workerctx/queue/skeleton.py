@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workerctx.queue.finish import Finish
     from workerctx.queue.jobqueue import Wakeups
     from workerctx.queue.model import Claimed, JobPage, Lease, QueuedJob, Renewed
+    from workerctx.queue.prepared import Prepared
     from workerctx.queue.request import Moment, Seconds
     from workerctx.queue.turns import ClaimOrder
 
@@ -156,6 +157,14 @@ class JobQueueSkeleton(ABC):
         """Finish many leases and claim, in one transaction."""
         return await self._finish_and_claim(finishes, began, self._rota.order(claim))
 
+    def prepare_claim(self, request: ClaimRequest) -> Prepared[Sequence[Claimed]] | None:  # noqa: ARG002
+        """Return None: nobody but the caller could begin a claim."""
+        return None
+
+    def _prepare_get(self, job_id: str) -> Prepared[QueuedJob] | None:  # noqa: ARG002
+        """Return a look at a job to be begun by the next wake-up; None if the store would gain nothing by that."""
+        return None
+
     async def renew_lease(self, lease_id: str, *, extend_by: float = 30.0) -> Lease:
         """Let a lease run on."""
         check_ttl("extend_by", extend_by)
@@ -255,8 +264,12 @@ class JobQueueSkeleton(ABC):
     async def _wait_for_end(self, job_id: str) -> QueuedJob:
         """Return a job once it has finished."""
         async with self.wakeups((), finished=True) as wakeups:
-            while (job := await self.get(job_id)).state not in FINAL_STATES:
+            job = await self.get(job_id)
+            while job.state not in FINAL_STATES:
+                look = self._prepare_get(job_id)
+                wakeups.then(look)
                 await wakeups.wait(RESULT_FALLBACK)
+                job = await (self.get(job_id) if look is None else look.result())
         return job
 
 

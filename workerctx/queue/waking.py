@@ -16,6 +16,8 @@ from workerctx.lifecycle.latch import Latch
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
+    from workerctx.queue.prepared import Prepared
+
 
 class News(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a commit tells.
@@ -49,10 +51,15 @@ class Waiter:
     finished: bool
     _next_due: Callable[[], Awaitable[float | None]]
     _rung: bool = attrs.field(default=False, init=False)
+    _then: Prepared[object] | None = attrs.field(default=None, init=False)
     _latch: Latch = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._latch = Latch(lambda: self._rung)
+
+    def then(self, call: Prepared[object] | None) -> None:
+        """Begin a call where the next wake-up arrives; see `Wakeups.then`."""
+        self._then = call
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
@@ -74,6 +81,9 @@ class Waiter:
             news.queues is None or (news.queues and (self.queues is None or not self.queues.isdisjoint(news.queues)))
         ):
             self._rung = True
+            then = self._then
+            if then is not None:
+                then.begin()
             self._latch.wake()
 
 
@@ -123,7 +133,8 @@ class WakeupHub(ABC):
             ear = self._ear
         try:
             # Once the ear listens nothing is missed; a waiter's owner looks for work before it first waits.
-            await anyio.to_thread.run_sync(ear.ready.wait)
+            if not ear.ready.is_set():
+                await anyio.to_thread.run_sync(ear.ready.wait)
             yield waiter
         finally:
             with self._lock:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         QueuedJob,
         QueueInfo,
     )
+    from workerctx.queue.prepared import Prepared
     from workerctx.queue.request import Seconds
     from workerctx.queue.skeleton import JobFilter
     from workerctx.queue.turns import ClaimOrder
@@ -219,6 +220,9 @@ class _Arrivals:
 
     _hatch: Hatch
     _seen: int
+
+    def then(self, call: Prepared[object] | None) -> None:
+        pass
 
     async def wait(self, timeout: float | None = None) -> bool:
         hatch = self._hatch

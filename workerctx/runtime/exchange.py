@@ -17,6 +17,7 @@ from attrs import Factory, define, field, frozen
 from workerctx.errors import LeaseLost, StoreClosed
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue import ClaimRequest, FailLease
+from workerctx.runtime.ahead import ClaimAhead
 from workerctx.runtime.events import JobLost, JobsClaimed, StoreFailed, StoreRecovered
 from workerctx.runtime.opening import STORE
 from workerctx.runtime.persist import backoff, keep_on, pause
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from workerctx.errors import QueueError
     from workerctx.lifecycle import WorkerContext
-    from workerctx.queue import Claimed, Finish, JobQueue
+    from workerctx.queue import Claimed, Finish, JobQueue, Wakeups
+    from workerctx.runtime.ahead import Ready
     from workerctx.runtime.config import WorkerConfig
     from workerctx.runtime.desk import Desk
 
@@ -77,12 +79,15 @@ class Exchange:
     """When the round under way began, on the event loop's clock."""
     _ending: bool = field(default=False, init=False)
     _end_begun: Latch = field(init=False)
+    _ahead_of_time: ClaimAhead = field(init=False)
+    _wakeups: Wakeups | None = field(default=None, init=False)
     _scope: anyio.CancelScope = field(init=False)
     _queues: tuple[str, ...] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._queues = tuple(self._config.queues)
         self._end_begun = Latch(lambda: self._ending)
+        self._ahead_of_time = ClaimAhead(self._jobs)
         # Outcomes have to be told whatever is cancelled around this; `end` bounds it.
         self._scope = anyio.CancelScope(shield=True)
 
@@ -93,10 +98,13 @@ class Exchange:
             StoreClosed: The store does not come back.
         """
         with self._scope:
-            while not self._ending or self._desk.has_news():
-                if not self._has_business():
-                    await self._desk.news(self._patience())
-                await self._round()
+            try:
+                while not self._ending or self._desk.has_news():
+                    if not self._has_business():
+                        await self._desk.news(self._patience())
+                    await self._round()
+            finally:
+                self._ahead_of_time.drop()
         if self._scope.cancelled_caught:
             _log.error(
                 "worker %r could not tell the store the outcome of its last %d jobs in time; their leases will expire"
@@ -136,12 +144,12 @@ class Exchange:
 
     async def _listen(self) -> None:
         self.look()  # also when wake-ups fail, which makes this a poll
-        async with self._jobs.wakeups(self._queues) as wakeups:
+        async with self._jobs.wakeups(self._queues) as self._wakeups:
             while True:
                 self.look()
                 # Before it waits it asks when the next job is due, which must not hold up the claim.
                 await self._all_seen()
-                await wakeups.wait(self._config.poll_interval)
+                await self._wakeups.wait(self._config.poll_interval)
 
     async def _all_seen(self) -> None:
         """Wait until the queue was looked at and nothing was left there."""
@@ -171,7 +179,11 @@ class Exchange:
     def _may_claim(self) -> bool:
         if self._desk.seating.limits:
             self._look |= self._desk.seating.has_made_room(self._desk.clock())
-        return self._look and self._context.is_running and not self._desk.closed
+        return self._look and self._is_open
+
+    @property
+    def _is_open(self) -> bool:
+        return self._context.is_running and not self._desk.closed
 
     def _wish(self) -> _Wish:
         """Return what to claim now."""
@@ -195,19 +207,18 @@ class Exchange:
     async def _round(self) -> None:
         desk = self._desk
         self._give_back()
-        wish = self._wish()
-        wanted = wish.limit
-        at_once = wanted <= desk.free and not desk.seating.limits  # else some may have to stand in line
         finishes, began = desk.collect()
-        if not (finishes or began or wanted):
+        ready = self._ready(telling=bool(finishes or began))
+        if not (finishes or began or ready):
             return
+        wanted, at_once = (ready.request.limit, ready.request.began) if ready else (0, False)
         self._asked_at = began_at = desk.begin_round()
         if wanted:
             # A wake-up during the claim sets it again, and so does a look behind a line, which is for a few kinds only.
             self._look = desk.seating.behind is not None
             desk.seating.behind = None
         try:
-            refused, claimed = await self._ask(finishes, began, wish, at_once=at_once)
+            refused, claimed = await self._ask(finishes, began, ready)
         except StoreClosed:
             raise
         except Exception as exc:  # noqa: BLE001 - shown by is_ready, logged and tried again
@@ -234,6 +245,16 @@ class Exchange:
         self._note_idle(asked=bool(wanted))
         self._note_seen()
 
+    def _ready(self, *, telling: bool) -> Ready | None:
+        """Return what to claim now; what was prepared goes by itself, and so not if there is something to tell."""
+        if telling or not self._is_open:
+            self._ahead_of_time.drop()
+        wish, desk = self._wish(), self._desk
+        if not wish.limit:
+            return None
+        at_once = wish.limit <= desk.free and not desk.seating.limits  # else some may have to stand in line
+        return self._ahead_of_time.take(self._request(wish, began=at_once))
+
     def _note_seen(self) -> None:
         if self._seen is not None and not self._look:
             self._seen.set()
@@ -249,11 +270,13 @@ class Exchange:
             self._look = True
 
     async def _ask(
-        self, finishes: list[Finish], began: list[str], wish: _Wish, *, at_once: bool
+        self, finishes: list[Finish], began: list[str], ready: Ready | None
     ) -> tuple[Sequence[QueueError | None], Sequence[Claimed]]:
-        if not wish.limit:
+        if ready is None:
             return await self._jobs.finish_many(finishes, began=began), ()
-        return await self._jobs.finish_and_claim(finishes, self._request(wish, began=at_once), began=began)
+        if ready.claim is not None:  # and so there is nothing to tell
+            return (), await ready.claim.result()
+        return await self._jobs.finish_and_claim(finishes, ready.request, began=began)
 
     def _request(self, wish: _Wish, *, began: bool) -> ClaimRequest:
         config = self._config
@@ -274,9 +297,17 @@ class Exchange:
             self._idle = False
         elif not asked:
             self._look |= not self._idle  # the last job has ended: ask once more before calling it idle
-        elif not self._idle:
-            self._idle = True
-            self._on_idle()
+        else:
+            self._prepare_claim()
+            if not self._idle:
+                self._idle = True
+                self._on_idle()
+
+    def _prepare_claim(self) -> None:
+        """Have the next wake-up begin a claim: nothing goes on here that could change what to claim until then."""
+        desk = self._desk
+        if self._wakeups is not None and desk.free and self._is_open and not desk.seating.limits:
+            self._ahead_of_time.prepare(self._request(_Wish(desk.free, self._kinds), began=True), self._wakeups)
 
     def _refused(self, finish: Finish, error: QueueError) -> None:
         if isinstance(error, LeaseLost):

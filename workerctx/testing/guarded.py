@@ -24,6 +24,8 @@ _PARTS: Final[dict[str, type[Any]]] = {
 }
 _BLOCKS: Final[dict[str, type[Any] | None]] = {"subscribe": None, "wakeups": Wakeups}
 """Methods that return an async context manager, and the protocol of what it yields if that has calls of its own."""
+_AHEAD: Final = frozenset({"prepare_claim", "then"})
+"""What begins calls behind the guard's back, and so does nothing here."""
 
 
 class Guard(Protocol):
@@ -43,7 +45,12 @@ class Guard(Protocol):
 def calls_of(protocol: type[Any]) -> dict[str, bool]:
     """Return the public methods of a protocol, and whether each is async."""
     members = inspect.getmembers(protocol, inspect.isfunction)
-    return {name: inspect.iscoroutinefunction(member) for name, member in members if not name.startswith("_")}
+    names = [(name, member) for name, member in members if not name.startswith("_") and name not in _AHEAD]
+    return {name: inspect.iscoroutinefunction(member) for name, member in names}
+
+
+def _nothing_ahead(_request: object) -> None:
+    """Prepare no claim; see `JobQueue.prepare_claim`."""
 
 
 METHODS: Final = frozenset(
@@ -75,6 +82,8 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
+        if name in _AHEAD:
+            return _nothing_ahead
         if name not in self._calls:
             return real
         method, guard = self._prefix + name, self._guard

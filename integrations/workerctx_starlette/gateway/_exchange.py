@@ -18,6 +18,7 @@ from workerctx.errors import LeaseLost, QueueError, StoreClosed
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue import ClaimRequest, ReleaseLease
 from workerctx.remote.outcomes import is_recorded
+from workerctx.runtime.ahead import ClaimAhead
 from workerctx.runtime.persist import backoff, keep_on, pause
 from workerctx_starlette.gateway._line import Line, Profile
 from workerctx_starlette.gateway._outage import Outage
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from workerctx.lifecycle import WorkerContext
     from workerctx.queue import Claimed, Finish, JobQueue
+    from workerctx.runtime.ahead import Ready
     from workerctx_starlette.gateway._config import GatewayConfig
     from workerctx_starlette.gateway._leases import Leases
     from workerctx_starlette.gateway._session import Session
@@ -55,7 +57,7 @@ class Report:
 class Claim:
     """What is asked for a line, and what came."""
 
-    request: ClaimRequest
+    ready: Ready
     jobs: Sequence[Claimed] = ()
 
 
@@ -89,7 +91,7 @@ class Exchange:
     def join(self, session: Session) -> Line | None:
         """Serve a worker; returns its line if that is new and has to be watched."""
         known = self._lines.get(session.profile)
-        line = self._lines[session.profile] = known or Line(session.profile)
+        line = self._lines[session.profile] = known or Line(session.profile, ClaimAhead(self._jobs))
         line.sessions[session] = None
         return None if known else line
 
@@ -101,6 +103,7 @@ class Exchange:
         if not line.sessions:
             del self._lines[session.profile]
             line.scope.cancel()
+            line.ahead.drop()
 
     def feed(self, session: Session) -> None:
         """Claim for a worker, as much as it wants, at the next opportunity."""
@@ -118,6 +121,10 @@ class Exchange:
             async with self._jobs.wakeups(line.profile.queues) as wakeups:
                 while True:
                     self._look(line)
+                    # Before it waits it asks when the next job is due, which must not hold up the claim.
+                    await line.all_seen()
+                    if self._is_open and line.has_room():
+                        line.ahead.prepare(self._request(line), wakeups)
                     await wakeups.wait(self._config.poll_interval)
 
         with line.scope:
@@ -179,16 +186,20 @@ class Exchange:
         Raises:
             StoreClosed: The store does not come back.
         """
-        while not self._ending or self._reports:
-            if not self._has_business():
-                self._waiting = anyio.Event()
-                if self._began:
-                    with anyio.move_on_at(next(iter(self._began.values()))):
+        try:
+            while not self._ending or self._reports:
+                if not self._has_business():
+                    self._waiting = anyio.Event()
+                    if self._began:
+                        with anyio.move_on_at(next(iter(self._began.values()))):
+                            await self._waiting.wait()
+                    else:
                         await self._waiting.wait()
-                else:
-                    await self._waiting.wait()
-                self._waiting = None
-            await self._round()
+                    self._waiting = None
+                await self._round()
+        finally:
+            for line in self._lines.values():
+                line.ahead.drop()
 
     def end(self) -> None:
         """Let `run` return once everything is told."""
@@ -213,26 +224,35 @@ class Exchange:
     def _has_business(self) -> bool:
         return bool(self._reports or self._wanted())
 
+    @property
+    def _is_open(self) -> bool:
+        return self._context.is_running and not self._ending
+
     def _wanted(self) -> list[Line]:
-        if not self._context.is_running or self._ending:
+        if not self._is_open:
             return []
         return [line for line in self._lines.values() if line.look and line.has_room()]
 
     async def _round(self) -> None:
         wanted = self._wanted()
-        first, others = (wanted[0] if wanted else None), wanted[1:]
+        for line in set(self._lines.values()).difference(wanted):
+            if line.look:
+                line.ahead.drop()
         self._telling, self._reports = self._reports, {}
         began = self._due_beginnings()
-        if not (first or began or self._telling):
+        calls: list[Coroutine[object, object, None]] = []
+        if began or self._telling:
+            calls.append(self._tell_and_claim(began, wanted.pop(0) if wanted else None))
+        calls += [self._claim(line) for line in wanted]
+        if not calls:
             return
         errors: list[Exception] = []
-        if not others:
-            await self._attempt(errors, self._tell_and_claim(began, first))
+        if len(calls) == 1:
+            await self._attempt(errors, calls[0])
         else:
             async with anyio.create_task_group() as asking:  # side by side, so that the store does them together
-                asking.start_soon(self._attempt, errors, self._tell_and_claim(began, first))
-                for line in others:
-                    asking.start_soon(self._attempt, errors, self._claim(line))
+                for call in calls:
+                    asking.start_soon(self._attempt, errors, call)
         if errors:
             await self._back_off(errors[0])
         else:
@@ -262,8 +282,9 @@ class Exchange:
             if line is None:
                 refused = await self._jobs.finish_many(finishes, began=began)
             else:
+                line.ahead.drop()
                 with self._claiming(line) as claim:
-                    refused, claim.jobs = await self._jobs.finish_and_claim(finishes, claim.request, began=began)
+                    refused, claim.jobs = await self._jobs.finish_and_claim(finishes, claim.ready.request, began=began)
         except BaseException:
             self._reports, self._telling = self._telling | self._reports, {}
             self._began = dict.fromkeys(began, 0.0) | self._began
@@ -292,22 +313,25 @@ class Exchange:
 
     async def _claim(self, line: Line) -> None:
         with self._claiming(line) as claim:
-            _, claim.jobs = await self._jobs.finish_and_claim((), claim.request)
+            if claim.ready.claim is not None:
+                claim.jobs = await claim.ready.claim.result()
+            else:
+                _, claim.jobs = await self._jobs.finish_and_claim((), claim.ready.request)
 
     @contextmanager
     def _claiming(self, line: Line) -> Generator[Claim]:
         """Ask for as much as a line can take, and hand out what comes."""
-        claim = Claim(self._request(line))
-        line.look, line.narrow = False, bool(claim.request.kind_limits)  # a wake-up during the claim sets it again
+        claim = Claim(line.ahead.take(self._request(line)))
+        request = claim.ready.request
+        line.look, line.narrow = False, bool(request.kind_limits)  # a wake-up during the claim sets it again
         try:
             yield claim
         except BaseException:
             line.look = True
             raise
         rest = line.deal(claim.jobs)
-        line.look |= len(claim.jobs) >= claim.request.limit
+        line.looked(again=bool(rest) or len(claim.jobs) >= request.limit)
         if rest:  # their workers have left, or were paused, meanwhile
-            line.look = True
             for _, lease in rest:
                 self.report(None, ReleaseLease(lease.id))
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workerctx.queue import Claimed
+    from workerctx.runtime.ahead import ClaimAhead
     from workerctx_starlette.gateway._session import Session
 
 _LARGEST_CLAIM: Final = 1000
@@ -40,15 +41,30 @@ class Line:
             one that holds as much as it may waits here until the store has heard of some of that.
         look: Whether there may be jobs for them that were not seen yet.
         narrow: Whether the last look left out kinds that nobody had room for.
+        ahead: The claim that the next wake-up begins.
         scope: Around the task that hears wake-ups for them.
     """
 
     profile: Profile
+    ahead: ClaimAhead
     sessions: dict[Session, None] = field(factory=dict["Session", None], init=False)
     hungry: dict[Session, None] = field(factory=dict["Session", None], init=False)
     look: bool = field(default=True, init=False)
     narrow: bool = field(default=False, init=False)
     scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
+    _seen: anyio.Event | None = field(default=None, init=False)
+
+    def looked(self, *, again: bool) -> None:
+        """Take note of a look for jobs, and whether there may be more of them, or have been meanwhile."""
+        self.look |= again
+        if self._seen is not None and not self.look:
+            self._seen.set()
+
+    async def all_seen(self) -> None:
+        """Wait until the queues were looked at and nothing was left there."""
+        while self.look:
+            self._seen = anyio.Event()
+            await self._seen.wait()
 
     def queue(self, session: Session) -> None:
         """Let a worker wait for jobs if it wants any; one that waits already keeps its place."""

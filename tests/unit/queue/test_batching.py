@@ -190,6 +190,89 @@ async def test_a_caller_does_not_wait_for_a_store_that_hangs(batcher, ledger, mo
     assert ledger.entries == ["claimed", "undo claimed"]
 
 
+def _added(word):
+    """An operation that adds a word, and the one that takes it away again."""
+    return (lambda entries: entries.append(word) or word), (lambda word: lambda entries: entries.remove(word))
+
+
+async def test_a_prepared_call_is_made_by_whoever_begins_it(batcher, ledger):
+    """Nothing happens before; a thread begins it, once however often, and its owner gets what came of it."""
+    prepared = batcher.prepare(*_added("word"))
+    await batcher.call(len)
+    assert ledger.entries == []
+    for _ in range(3):
+        await anyio.to_thread.run_sync(prepared.begin)
+    await batcher.call(len)
+    assert ledger.entries == ["word"]
+    assert await prepared.result() == "word"
+    prepared.drop()
+    await batcher.call(len)
+    assert ledger.entries == ["word"]
+
+
+async def test_a_prepared_call_that_nobody_began_is_made_for_its_result(batcher, ledger):
+    """Its owner need not know whether anybody has begun it."""
+    assert await batcher.prepare(*_added("word")).result() == "word"
+    assert ledger.entries == ["word"]
+
+
+async def test_a_prepared_call_that_is_dropped_is_never_made(batcher, ledger):
+    """A wake-up that comes too late begins nothing."""
+    prepared = batcher.prepare(*_added("word"))
+    prepared.drop()
+    prepared.begin()
+    await batcher.call(len)
+    assert ledger.batches == [1]
+
+
+@pytest.mark.parametrize("when", ["in the inbox", "under way", "done"])
+async def test_a_prepared_call_that_was_begun_and_dropped_is_undone(batcher, ledger, when):
+    """What it did does not last, wherever it is when it is dropped."""
+    held = when != "done"
+    if held:
+        ledger.gate.clear()
+    if when == "in the inbox":
+        batcher.prepare(*_added("other")).begin()
+        await anyio.to_thread.run_sync(ledger.entered.wait)
+    prepared = batcher.prepare(*_added("word"))
+    prepared.begin()
+    if when == "under way":
+        await anyio.to_thread.run_sync(ledger.entered.wait)
+    if not held:
+        await batcher.call(len)
+        assert "word" in ledger.entries
+    prepared.drop()
+    ledger.gate.set()
+    await batcher.call(len)  # behind the call
+    await batcher.call(len)  # behind what undoes it
+    assert "word" not in ledger.entries
+
+
+async def test_the_owner_of_a_prepared_call_is_cancelled(batcher, ledger):
+    """It is undone like any other call whose caller is gone."""
+    ledger.gate.clear()
+    prepared = batcher.prepare(*_added("word"))
+    prepared.begin()
+    await anyio.to_thread.run_sync(ledger.entered.wait)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(prepared.result)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+        ledger.gate.set()
+    await batcher.call(len)
+    assert ledger.entries == []
+
+
+async def test_a_prepared_call_of_a_closed_batcher(batcher):
+    """Beginning it is no error where nobody could be told; asking for the result is one."""
+    prepared = batcher.prepare(*_added("word"))
+    await anyio.to_thread.run_sync(batcher.close)
+    prepared.begin()
+    with pytest.raises(StoreClosed):
+        await prepared.result()
+    prepared.drop()
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_native_cancellation_strands_nobody(batcher, ledger):
     """A task that is cancelled by asyncio itself, in the middle of a batch, leaves the others their results."""

@@ -84,10 +84,15 @@ async def test_outages_come_and_go_in_a_flood(
     unreliable: Any, faults: Faults, numbered: Any, runs: list[int], serving: Any, eventually: Any, finished: Any
 ) -> None:
     """W4: outcomes that could not be told are told later; nothing is lost and nothing runs twice."""
-    await unreliable.enqueue_bulk([numbered.request(number) for number in range(4000)])
+
+    async def enqueue(first: int) -> None:
+        await unreliable.enqueue_bulk([numbered.request(number) for number in range(first, first + 1000)])
+
+    await enqueue(0)
     async with serving(unreliable, concurrency=8) as loop:
         for goal in (100, 1000, 2000):
             await eventually(lambda goal=goal: len(runs) >= goal)
+            await enqueue((goal // 1000 + 1) * 1000)  # so that there is something to tell, however fast they run
             with faults.fail():
                 await eventually(lambda: not loop.context.is_ready)
             await eventually(lambda: loop.context.is_ready)

@@ -14,6 +14,8 @@ from workerctx.lifecycle.latch import Latch
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
 
+    from workerctx.queue.prepared import Prepared
+
 
 @attrs.define(eq=False)
 class MemoryWakeups:
@@ -34,6 +36,9 @@ class MemoryWakeups:
 
     def __attrs_post_init__(self) -> None:
         self._latch = Latch(lambda: self._rung)
+
+    def then(self, call: Prepared[object] | None) -> None:
+        """Leave it to its owner."""
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait for a wake-up, at most ``timeout`` seconds, and not past the time when a job becomes due.

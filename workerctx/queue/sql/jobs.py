@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from workerctx.queue.batching import Batcher
     from workerctx.queue.broadcast import Broadcast
     from workerctx.queue.events import JobEvent, Lagged
-    from workerctx.queue.finish import Finish
+    from workerctx.queue.finish import ClaimRequest, Finish
     from workerctx.queue.jobqueue import Wakeups
     from workerctx.queue.model import Claimed, EnqueueOutcome, JobPage, JobState, Lease, QueuedJob, QueueInfo, Renewed
+    from workerctx.queue.prepared import Prepared
     from workerctx.queue.request import EnqueueRequest
     from workerctx.queue.skeleton import JobFilter
     from workerctx.queue.sql.transaction import Transaction
@@ -72,6 +73,10 @@ class SqlJobs(JobQueueSkeleton):
 
     async def _claim(self, order: ClaimOrder) -> Sequence[Claimed]:
         return await self._writer.call(Claim(order), _give_back)
+
+    def prepare_claim(self, request: ClaimRequest) -> Prepared[Sequence[Claimed]]:
+        """Return a claim to be begun by the next wake-up."""
+        return self._writer.prepare(Claim(self._rota.order(request)), _give_back)
 
     async def finish_many(
         self, finishes: Sequence[Finish], *, began: Collection[str] = ()
@@ -153,6 +158,9 @@ class SqlJobs(JobQueueSkeleton):
     async def get(self, job_id: str) -> QueuedJob:
         """Return a job."""
         return await self._reader.call(lambda tx: looking.get(tx, job_id))
+
+    def _prepare_get(self, job_id: str) -> Prepared[QueuedJob]:
+        return self._reader.prepare(lambda tx: looking.get(tx, job_id))
 
     async def _page(self, wanted: JobFilter, limit: int, cursor: str | None) -> JobPage:
         return await self._reader.call(lambda tx: looking.page(tx, wanted, limit, cursor))

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from workerctx.errors import JobCancelled, JobFailed, JobNotFound
+from workerctx.queue.finish import ClaimRequest
 from workerctx.queue.handle import JobHandle
 from workerctx.queue.model import JobState
 from workerctx.testing.clock import advance
@@ -19,11 +20,13 @@ from workerctx.testing.conformance.support import (
     succeeded_job,
     take_lease,
 )
+from workerctx.testing.polling import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from workerctx.queue.base import Storage
+    from workerctx.queue.model import Claimed
 
 
 @pytest.mark.anyio
@@ -180,6 +183,66 @@ class TestWakeups:
                 while not await finished.wait():
                     pass
             assert await plain.wait(0.02) is False
+
+    async def test_a_wakeup_begins_a_claim(self, storage_factory: StorageFactory) -> None:
+        """Where a store can have a wake-up begin a claim, its result is what any claim gets."""
+        async with storage_factory() as here, storage_factory() as there:
+            async with here.jobs.wakeups(["a"]) as wakeups:
+                request = ClaimRequest(worker_id="worker-1", queues=["a"], limit=10)
+                claim = here.jobs.prepare_claim(request)
+                wakeups.then(claim)
+                job_id = await add(there, queue="a")
+                with anyio.fail_after(PATIENCE):
+                    claimed: Sequence[Claimed] = ()
+                    while not claimed:
+                        await wakeups.wait(0.5)
+                        if claim is None:
+                            _, claimed = await here.jobs.finish_and_claim((), request)
+                        else:
+                            claimed = await claim.result()
+                            claim = here.jobs.prepare_claim(request)
+                            wakeups.then(claim)
+                if claim is not None:
+                    claim.drop()
+            ((job, lease),) = claimed
+            assert (job.id, job.attempt, lease.worker_id) == (job_id, 1, "worker-1")
+            await here.jobs.complete(lease.id)
+
+    async def test_a_claim_that_is_dropped_gives_its_jobs_back(self, storage_factory: StorageFactory) -> None:
+        """What a wake-up has claimed for nobody can be claimed at once, and no run of it counts."""
+        async with storage_factory() as here, storage_factory() as there:
+            async with here.jobs.wakeups(["a"]) as wakeups:
+                claim = here.jobs.prepare_claim(ClaimRequest(worker_id="worker-1", queues=["a"]))
+                wakeups.then(claim)
+                await add(there, queue="a")
+                with anyio.fail_after(PATIENCE):
+                    while not await wakeups.wait(0.5):
+                        pass
+                if claim is not None:
+                    claim.drop()
+                    claim.drop()
+            taken: list[Claimed] = []
+
+            async def take() -> bool:
+                taken.extend(await there.jobs.claim_many("worker-2", queues=["a"]))
+                return bool(taken)
+
+            await wait_until(take, timeout=PATIENCE)
+            assert [job.attempt for job, _ in taken] == [1]
+            assert await here.jobs.claim("worker-1", queues=["a"]) is None
+
+    async def test_a_claim_that_is_dropped_in_time_is_not_made(self, storage: Storage) -> None:
+        """A wake-up does nothing for who does not want it any more."""
+        async with storage.jobs.wakeups(["a"]) as wakeups:
+            claim = storage.jobs.prepare_claim(ClaimRequest(worker_id="worker-1", queues=["a"]))
+            wakeups.then(claim)
+            if claim is not None:
+                claim.drop()
+            job_id = await add(storage, queue="a")
+            with anyio.fail_after(PATIENCE):
+                while not await wakeups.wait():
+                    pass
+            assert (await storage.jobs.get(job_id)).deliveries == 0
 
     @pytest.mark.parametrize("how", ["release", "retry", "resume", "unblock", "wake", "wake all"])
     async def test_what_else_wakes(self, storage: Storage, how: str) -> None:
