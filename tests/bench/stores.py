@@ -1,5 +1,7 @@
 """What one worker process does on each store that several processes share, and what peers do there in the same run.
 
+Beside it stands what four processes do over two where they share nothing at all: the machine's own part in it.
+
 ``python -m tests.bench stores`` starts a PostgreSQL and a Redis of its own, PostgreSQL with its default durability and
 Redis with an append-only file that is synced every second, its own default; ``--postgres URL`` and ``--redis URL`` name
 others. Databases must be empty. Peers get servers of their own, as in ``python -m tests.bench peers``. Take the figures
@@ -24,6 +26,7 @@ import anyio
 from tests.bench.loop import Worker, first_job, jobs, latencies, noop, throughput
 from tests.bench.measure import machine, markdown
 from tests.bench.peers import side_by_side
+from tests.bench.unshared import together
 from tests.integrations.postgres.server import postgres_server
 from tests.integrations.redis.server import RedisServer
 from workerctx.queue import CompleteLease, EnqueueRequest, JobState, connect
@@ -138,6 +141,15 @@ def ours(url: str, backend: str, options: argparse.Namespace) -> dict[str, float
     return {name: statistics.median(values) for name, values in found.items()}
 
 
+def two_and_four(number: int, repeat: int, backend: str) -> dict[str, float]:
+    """Measure processes that share nothing, with work enough for about as long as the others take."""
+    found: dict[str, list[float]] = {TWO: [], FOUR: []}
+    for _ in range(min(repeat, TURNS)):
+        for processes, name in ((2, TWO), (4, FOUR)):
+            found[name].append(together(number * 12, processes, backend))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 async def used(client: Client, prefix: str) -> int:
     """Return the bytes that the keys with a prefix take; unlike the server's total, that knows no buffers."""
     keys = [key async for key in client.scan_iter(match=f"{{{prefix}:*")]
@@ -199,15 +211,22 @@ def main(argv: list[str]) -> None:
     chosen = options.store or ["sqlite", "postgres", "redis"]
     columns: dict[str, dict[str, float]] = {}
     memories: list[tuple[str, ...]] = []
+    ratios: list[tuple[str, ...]] = [("4 processes over 2", "2 processes, jobs/s", "4 processes, jobs/s", "ratio")]
     with urls(options, chosen) as stores:
         for store in chosen:
             for backend in ("asyncio", "trio"):
                 columns[f"{store}, {backend}"] = ours(stores[store], backend, options)
             if store == "redis":
                 memories = anyio.run(memory, stores[store], options.number)
+    for backend in ("asyncio", "trio"):
+        columns_of = {f"nothing shared, {backend}": two_and_four(options.number, options.repeat, backend)}
+        columns_of |= {name: found for name, found in columns.items() if name.endswith(backend)}
+        for name, found in columns_of.items():
+            ratios.append((name, f"{found[TWO]:,.0f}", f"{found[FOUR]:,.0f}", f"{found[FOUR] / found[TWO]:.0%}"))
     table = [("one worker process, concurrency 100", *columns)]
     table += [(name, *(form.format(found[name]) for found in columns.values())) for name, form in FORMS.items()]
     markdown("this project on each store", table)
+    markdown("what two more processes bring", ratios)
     if memories:
         markdown("memory in Redis", memories)
     if not options.without_peers:
