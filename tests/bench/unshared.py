@@ -25,9 +25,7 @@ def together(number: int, processes: int, backend: str) -> float:
     arguments = [sys.executable, "-m", "tests.bench.unshared", str(number // processes), backend]
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(
-                subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
+            stack.enter_context(subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
             for _ in range(processes)
         ]
         stack.callback(lambda: [worker.kill() for worker in workers])
