@@ -18,6 +18,7 @@ import msgspec
 from coredis.retry import NoRetryPolicy
 
 from workerctx.lifecycle.latch import Latch
+from workerctx.queue.bell import Bell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -67,43 +68,28 @@ class RedisWakeups:
     finished: bool
     _next_due: Callable[[], Awaitable[float | None]]
     _longest: Callable[[], float]
-    _rung: bool = attrs.field(default=False, init=False)
-    _then: Prepared[object] | None = attrs.field(default=None, init=False)
-    _latch: Latch = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._latch = Latch(lambda: self._rung)
+    _bell: Bell = attrs.field(factory=Bell, init=False)
 
     def then(self, call: Prepared[object] | None) -> None:
         """Begin a call where the next wake-up arrives; see `Wakeups.then`."""
-        self._then = call
+        self._bell.then(call)
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
         limit = self._longest() if timeout is None else min(timeout, self._longest())
         about_jobs = self.queues is None or bool(self.queues)
-        await self._wait_for_ring(min(limit, SOON) if about_jobs else limit)
-        if about_jobs and not self._rung and limit > SOON:
+        await self._bell.wait(min(limit, SOON) if about_jobs else limit)
+        if about_jobs and not self._bell.has_rung and limit > SOON:
             due = await self._next_due()
-            await self._wait_for_ring(limit - SOON if due is None else min(limit - SOON, due))
-        rung, self._rung = self._rung, False
-        return rung
-
-    async def _wait_for_ring(self, limit: float) -> None:
-        with anyio.move_on_after(limit):
-            await self._latch.wait()
+            await self._bell.wait(limit - SOON if due is None else min(limit - SOON, due))
+        return self._bell.take_note()
 
     def ring(self) -> None:
         """End the current wait, or the next one.
 
         Threads: any.
         """
-        if not self._rung:
-            self._rung = True
-            then = self._then
-            if then is not None:
-                then.begin()
-            self._latch.wake()
+        self._bell.ring()
 
     def concerns(self, queues: list[str] | None) -> bool:
         """Return whether jobs in some queues, or in any, concern this waiter."""

@@ -11,7 +11,7 @@ import anyio
 import attrs
 import msgspec
 
-from workerctx.lifecycle.latch import Latch
+from workerctx.queue.bell import Bell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -50,27 +50,20 @@ class Waiter:
     queues: frozenset[str] | None
     finished: bool
     _next_due: Callable[[], Awaitable[float | None]]
-    _rung: bool = attrs.field(default=False, init=False)
-    _then: Prepared[object] | None = attrs.field(default=None, init=False)
-    _latch: Latch = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._latch = Latch(lambda: self._rung)
+    _bell: Bell = attrs.field(factory=Bell, init=False)
 
     def then(self, call: Prepared[object] | None) -> None:
         """Begin a call where the next wake-up arrives; see `Wakeups.then`."""
-        self._then = call
+        self._bell.then(call)
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait for a wake-up, or until a scheduled job is due; see `Wakeups.wait`."""
-        if not self._rung and (self.queues is None or self.queues):
+        if not self._bell.has_rung and (self.queues is None or self.queues):
             due = await self._next_due()
             if due is not None and (timeout is None or due < timeout):
                 timeout = due
-        with anyio.move_on_after(timeout):
-            await self._latch.wait()
-        rung, self._rung = self._rung, False
-        return rung
+        await self._bell.wait(timeout)
+        return self._bell.take_note()
 
     def hear(self, news: News) -> None:
         """End the current wait, or the next one, if the news concern this waiter.
@@ -80,11 +73,7 @@ class Waiter:
         if (news.finished and self.finished) or (
             news.queues is None or (news.queues and (self.queues is None or not self.queues.isdisjoint(news.queues)))
         ):
-            self._rung = True
-            then = self._then
-            if then is not None:
-                then.begin()
-            self._latch.wake()
+            self._bell.ring()
 
 
 class Ear(Protocol):

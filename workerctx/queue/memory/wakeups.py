@@ -6,10 +6,9 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 import attrs
 
-from workerctx.lifecycle.latch import Latch
+from workerctx.queue.bell import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
@@ -31,11 +30,7 @@ class MemoryWakeups:
     queues: frozenset[str] | None
     finished: bool
     _next_due: Callable[[], float | None]
-    _rung: bool = attrs.field(default=False, init=False)
-    _latch: Latch = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._latch = Latch(lambda: self._rung)
+    _bell: Bell = attrs.field(factory=Bell, init=False)
 
     def then(self, call: Prepared[object] | None) -> None:
         """Leave it to its owner."""
@@ -48,19 +43,15 @@ class MemoryWakeups:
         """
         due = self._next_due()
         limits = [limit for limit in (timeout, due) if limit is not None]
-        with anyio.move_on_after(min(limits) if limits else None):
-            await self._latch.wait()
-        rung, self._rung = self._rung, False
-        return rung
+        await self._bell.wait(min(limits) if limits else None)
+        return self._bell.take_note()
 
     def ring(self) -> None:
         """End the current wait, or the next one.
 
         Threads: any.
         """
-        if not self._rung:
-            self._rung = True
-            self._latch.wake()
+        self._bell.ring()
 
 
 @attrs.define(eq=False)

@@ -208,6 +208,30 @@ class TestWakeups:
             assert (job.id, job.attempt, lease.worker_id) == (job_id, 1, "worker-1")
             await here.jobs.complete(lease.id)
 
+    async def test_no_wakeup_is_lost_behind_a_claim(self, storage_factory: StorageFactory) -> None:
+        """A job that came after a wake-up had begun the claim ends the next wait."""
+        async with storage_factory() as here, storage_factory() as there:
+            async with here.jobs.wakeups(["a"]) as wakeups:
+                request = ClaimRequest(worker_id="worker-1", queues=["a"], limit=10)
+                claim = here.jobs.prepare_claim(request)
+                wakeups.then(claim)
+                first = await add(there, queue="a")
+
+                async def is_claimed() -> bool:
+                    return (await there.jobs.get(first)).state is JobState.RUNNING
+
+                if claim is not None:
+                    await wait_until(is_claimed, timeout=PATIENCE)
+                second = await add(here, queue="a")  # the waiter has heard of it when this returns
+                assert await wakeups.wait(PATIENCE)
+                if claim is None:
+                    _, claimed = await here.jobs.finish_and_claim((), request)
+                else:
+                    claimed = await claim.result()
+                    assert await wakeups.wait(0)
+                    claimed = [*claimed, *(await here.jobs.finish_and_claim((), request))[1]]
+            assert [job.id for job, _ in claimed] == [first, second]
+
     async def test_a_claim_that_is_dropped_gives_its_jobs_back(self, storage_factory: StorageFactory) -> None:
         """What a wake-up has claimed for nobody can be claimed at once, and no run of it counts."""
         async with storage_factory() as here, storage_factory() as there:
