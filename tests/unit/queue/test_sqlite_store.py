@@ -303,7 +303,7 @@ async def test_other_processes_are_woken_by_datagram(path, storage):
             producer.stdin.write("\n")
             producer.stdin.flush()
             assert await wakeups.wait(20)
-            assert others._rung is False
+            assert not await others.wait(0)
         job_id = (await anyio.to_thread.run_sync(producer.stdout.readline)).strip()
         job, lease = await storage.jobs.claim("w", queues=["images"])
         assert job.id == job_id
