@@ -22,6 +22,7 @@ import anyio
 from tests.bench.measure import machine, markdown
 from tests.bench.peers import HUEY, HUEY_WITHOUT_FSYNC, measure
 from workerctx import JobCtx, JobRegistry, WorkerConfig, WorkerLoop
+from workerctx.cli.turns import take_short_turns
 from workerctx.lifecycle import Success
 from workerctx.queue import JobState
 from workerctx.service.layers import Trace
@@ -57,7 +58,8 @@ def fresh_store(folder: str, name: str, option: str = "") -> None:
 
 
 async def throughput(number: int, concurrency: int) -> float:
-    """Return the jobs per second of one worker, from its start to its end, with a listener."""
+    """Return the jobs per second of one worker, from its start to its end, with a listener, as the command runs it."""
+    take_short_turns()
     async with jobs:
         await jobs.enqueue_bulk([noop.request(index) for index in range(number)])
         loop = WorkerLoop(jobs, WorkerConfig(concurrency=concurrency))

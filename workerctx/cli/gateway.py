@@ -18,6 +18,7 @@ from workerctx.cli.ending import ignore_signals
 from workerctx.cli.health import HealthOptions, HealthServer, Pulse, health_of
 from workerctx.cli.logs import Announcer, LogOptions
 from workerctx.cli.output import without_password
+from workerctx.cli.turns import take_short_turns
 from workerctx.errors import CommandError, MonitorFailed, WorkerError
 from workerctx.lifecycle import Monitor, stop_on_signals
 
@@ -149,6 +150,7 @@ def _listen(storage: list[str] | None, **options: Any) -> Server:
 
 
 def _serve(server: Server, stores: list[str], grace: float, health: HealthOptions, announcer: Announcer) -> int:
+    take_short_turns()
     name = f"{socket.gethostname()}-{os.getpid()}"
     monitor = Monitor(name, grace=grace)
     monitor.add(server)

@@ -22,6 +22,7 @@ from workerctx.cli.reload import watching
 from workerctx.cli.remote import DENIED
 from workerctx.cli.restarts import Restarts
 from workerctx.cli.supervisor import Supervisor
+from workerctx.cli.turns import take_short_turns
 from workerctx.errors import CommandError, MonitorFailed, SessionDenied, WorkerError
 from workerctx.lifecycle import Monitor, stop_on_signals
 from workerctx.queue import connect
@@ -144,6 +145,7 @@ class WorkerCommand:
 
     def _serve(self, announcer: Announcer, line: LowerEnd | None) -> int:
         jobs = load_registry(self.target)
+        take_short_turns()
         try:
             worker = self._make_worker(jobs, self._name_of(line))
         except WorkerError as exc:

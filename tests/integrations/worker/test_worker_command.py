@@ -34,6 +34,19 @@ def test_burst_runs_what_there_is_and_ends_with_0(start: Any, enqueue: Any, job:
     assert f"5 on {backend}" in worker.output
 
 
+@pytest.mark.parametrize(("chosen", "found"), [(None, 0.0005), (0.02, 0.02)])
+def test_threads_take_short_turns(start: Any, enqueue: Any, job: Any, folder: Path, chosen: Any, found: float) -> None:
+    """The store's thread is not kept waiting by jobs, unless the application has chosen its own interval."""
+    app = (folder / "app.py").read_text()
+    setting = "" if chosen is None else f"sys.setswitchinterval({chosen})"
+    interval = "@jobs.register\nasync def interval() -> float:\n    return sys.getswitchinterval()\n"
+    (folder / "app.py").write_text(f"{app}\n{setting}\n\n{interval}")
+    (one,) = enqueue("interval")
+    worker = start("worker", "app:jobs", "--burst")
+    assert worker.ends() == 0, worker.output
+    assert job(one).result == pytest.approx(found)
+
+
 def test_a_handler_that_calls_sys_exit_ends_nothing(start: Any, enqueue: Any, job: Any) -> None:
     """W2: sys.exit in a handler fails its job; the worker's own status is 0."""
     (left,) = enqueue("leave")
