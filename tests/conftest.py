@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.integrations.postgres.server import postgres_server as start_postgres
 from tests.integrations.redis.server import RedisServer, operate
+from workerctx.queue.batching import PreparedCall
 from workerctx.testing import wait_until
 from workerctx.testing.fixtures import anyio_backend, virtual_time
 
@@ -36,6 +37,20 @@ settings.load_profile("patient")
 def eventually():
     """Wait until a condition holds, with the patience that a busy machine needs."""
     return partial(wait_until, timeout=30)
+
+
+@pytest.fixture
+def claims_begun(monkeypatch):
+    """For each prepared call whose result was asked for, whether somebody else had begun it."""
+    begun = []
+    result = PreparedCall.result
+
+    async def watched(self):
+        begun.append(self._begun)
+        return await result(self)
+
+    monkeypatch.setattr(PreparedCall, "result", watched)
+    return begun
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from workerctx.queue import EnqueueRequest, JobState
-from workerctx.queue.batching import PreparedCall
 from workerctx.remote.frames import Credit, Task
 
 if TYPE_CHECKING:
@@ -25,16 +24,8 @@ async def enqueue(storage):
     return (await storage.jobs.enqueue(EnqueueRequest("resize", {}))).id
 
 
-async def test_wakeups_begin_the_claims_for_idle_workers(gateway, storage, peer_of, monkeypatch):
+async def test_wakeups_begin_the_claims_for_idle_workers(gateway, storage, peer_of, claims_begun):
     """Whoever hears of a job begins the claim for the workers that wait; each job goes out once."""
-    begun: list[bool] = []
-    result = PreparedCall.result
-
-    async def watched(self):
-        begun.append(self._begun)
-        return await result(self)
-
-    monkeypatch.setattr(PreparedCall, "result", watched)
     async with gateway, peer_of(gateway) as worker:
         await worker.register()
         await worker.say(Credit(0, 30))
@@ -45,7 +36,7 @@ async def test_wakeups_begin_the_claims_for_idle_workers(gateway, storage, peer_
             await worker.finish(task)
             job = await storage.jobs.get(job_id)
             assert (job.state, job.attempt, job.deliveries) == (JobState.SUCCEEDED, 1, 1)
-    assert any(begun)
+    assert any(claims_begun)
 
 
 @pytest.mark.parametrize("why", ["is paused", "has lost its worker", "ends"])

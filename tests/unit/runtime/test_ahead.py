@@ -8,7 +8,6 @@ import pytest
 
 from workerctx import connect
 from workerctx.queue import ClaimRequest, EnqueueRequest
-from workerctx.queue.batching import PreparedCall
 from workerctx.runtime.ahead import ClaimAhead
 
 if TYPE_CHECKING:
@@ -117,22 +116,14 @@ async def elsewhere(jobs, url):
         yield storage.jobs
 
 
-async def test_an_idle_worker_claims_by_its_wakeups(elsewhere, serving, monkeypatch):
+async def test_an_idle_worker_claims_by_its_wakeups(elsewhere, serving, claims_begun):
     """Whoever hears of a job begins the claim; each job runs once."""
-    begun: list[bool] = []
-    result = PreparedCall.result
-
-    async def watched(self):
-        begun.append(self._begun)
-        return await result(self)
-
-    monkeypatch.setattr(PreparedCall, "result", watched)
     async with serving():
         for _ in range(20):
             job = await elsewhere.enqueue(EnqueueRequest("work", {}))
             await elsewhere.result(job.id, timeout=10)
             assert (await elsewhere.get(job.id)).deliveries == 1
-    assert any(begun)
+    assert any(claims_begun)
 
 
 async def test_a_paused_worker_keeps_nothing(elsewhere, serving, eventually):
