@@ -48,6 +48,7 @@ from workerctx.queue.model import Renewed as Renewed
 from workerctx.queue.moving import MoveReport as MoveReport
 from workerctx.queue.moving import give_back as give_back
 from workerctx.queue.moving import move as move
+from workerctx.queue.prepared import Prepared as Prepared
 from workerctx.queue.request import EnqueueRequest as EnqueueRequest
 from workerctx.queue.retry import DEFAULT_RETRY as DEFAULT_RETRY
 from workerctx.queue.retry import Constant as Constant

@@ -10,8 +10,7 @@ from attrs import define, field, frozen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workerctx.queue import Claimed, ClaimRequest, JobQueue, Wakeups
-    from workerctx.queue.prepared import Prepared
+    from workerctx.queue import Claimed, ClaimRequest, JobQueue, Prepared, Wakeups
 
 _FEW: Final = 16
 """How many jobs are claimed ahead: whoever gets them all looks again, and whoever has less room by then takes none."""
