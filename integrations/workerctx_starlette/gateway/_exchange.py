@@ -329,9 +329,9 @@ class Exchange:
         except BaseException:
             line.look = True
             raise
-        rest = line.deal(claim.jobs)
+        rest = line.deal(claim.jobs) if self._is_open else claim.jobs
         line.looked(again=bool(rest) or len(claim.jobs) >= request.limit)
-        if rest:  # their workers have left, or were paused, meanwhile
+        if rest:  # their workers have left, or they or the gateway were paused, meanwhile
             for _, lease in rest:
                 self.report(None, ReleaseLease(lease.id))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from workerctx.queue import EnqueueRequest, JobState
+from workerctx.queue.batching import PreparedCall
 from workerctx.remote.frames import Credit, Task
 
 if TYPE_CHECKING:
@@ -68,3 +70,45 @@ async def test_what_nobody_can_be_handed_any_more_is_there_for_others(gateway, s
         else:
             await eventually(take)
             assert [(job.id, job.attempt) for job, _ in taken] == [(job_id, 1)]
+
+
+async def test_a_claim_under_way_hands_out_nothing_once_the_gateway_is_paused(
+    gateway, storage, peer_of, eventually, monkeypatch
+):
+    """What it brings is given back at once, and goes out again after the pause."""
+    claimed, paused = anyio.Event(), anyio.Event()
+    queue = type(storage.jobs)
+    prepared, plain = PreparedCall.result, queue.finish_and_claim
+
+    async def hold(jobs):
+        if jobs:
+            claimed.set()
+            await paused.wait()
+
+    async def result(self):
+        jobs = await prepared(self)
+        await hold(jobs)
+        return jobs
+
+    async def finish_and_claim(self, *args, **kwargs):
+        refused, jobs = await plain(self, *args, **kwargs)
+        await hold(jobs)
+        return refused, jobs
+
+    monkeypatch.setattr(PreparedCall, "result", result)
+    monkeypatch.setattr(queue, "finish_and_claim", finish_and_claim)
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await worker.say(Credit(0, 30))
+        job_id = await enqueue(storage)
+        await claimed.wait()
+        gateway.context.pause()
+        paused.set()
+
+        async def is_back() -> bool:
+            return (await storage.jobs.get(job_id)).state is JobState.QUEUED
+
+        await eventually(is_back)
+        gateway.context.resume()
+        task = await worker.hear(Task)
+        assert (task.job.id, task.job.attempt) == (job_id, 1)
