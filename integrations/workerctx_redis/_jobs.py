@@ -250,7 +250,7 @@ class RedisJobs(JobQueueSkeleton):
         async with self._hub.wait_for(self._line, chosen, finished=finished, next_due=next_due) as waiter:
             yield waiter
 
-    async def wake(self, queue: str | None = None) -> None:
+    async def _wake(self, queue: str | None) -> None:
         """Wake who waits for jobs."""
         await self._line.call(done("wake", queue))
 

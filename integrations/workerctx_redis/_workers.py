@@ -9,7 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from workerctx.errors import WorkerNotFound
-from workerctx.queue.sql.rows import from_micros, json_text, to_micros
+from workerctx.queue.codec import encode_json
+from workerctx.queue.sql.rows import from_micros, to_micros
+from workerctx.queue.transitions import check_wait
 from workerctx.queue.workers import WorkerCommand, WorkerInfo
 from workerctx_redis._operations import Answer, Operation, done
 
@@ -29,7 +31,8 @@ class RedisWorkers:
 
     async def register(self, worker: WorkerInfo) -> None:
         """Add or replace a worker."""
-        await self._line.call(done("register", worker.id, json_text(worker), worker.state, worker.in_flight))
+        info = encode_json(worker, "worker").decode()
+        await self._line.call(done("register", worker.id, info, worker.state, worker.in_flight))
 
     async def heartbeat(self, worker_id: str, *, state: str = "running", in_flight: int = 0) -> Sequence[WorkerCommand]:
         """Say that a worker lives, and fetch its commands."""
@@ -50,6 +53,7 @@ class RedisWorkers:
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
         """Remove and return silent workers."""
+        check_wait(older_than)
         return await self._line.call(Operation(("silent", to_micros(older_than)), _workers))
 
     async def list(self) -> Sequence[WorkerInfo]:

@@ -60,7 +60,11 @@ class Workers(Protocol):
     """The worker processes of the cluster."""
 
     async def register(self, worker: WorkerInfo) -> None:
-        """Add a worker, or replace the entry with its id."""
+        """Add a worker, or replace the entry with its id.
+
+        Raises:
+            InvalidRequest: A text in it is none.
+        """
         ...
 
     async def heartbeat(self, worker_id: str, *, state: str = "running", in_flight: int = 0) -> Sequence[WorkerCommand]:
@@ -87,7 +91,11 @@ class Workers(Protocol):
         ...
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
-        """Remove and return workers without a heartbeat for more than ``older_than`` seconds."""
+        """Remove and return workers without a heartbeat for more than ``older_than`` seconds.
+
+        Raises:
+            InvalidRequest: They are negative, NaN, or more than any store can keep.
+        """
         ...
 
     async def list(self) -> Sequence[WorkerInfo]:

@@ -391,5 +391,9 @@ class JobQueue(Protocol):
         ...
 
     async def wake(self, queue: str | None = None) -> None:
-        """Wake who waits for jobs in ``queue`` (or any), here and in other processes."""
+        """Wake who waits for jobs in ``queue`` (or any), here and in other processes.
+
+        Raises:
+            InvalidRequest: That cannot be the name of a queue.
+        """
         ...

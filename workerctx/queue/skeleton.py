@@ -89,6 +89,10 @@ class JobQueueSkeleton(ABC):
         """Let nobody claim from a queue, until a moment of store time or for good."""
 
     @abstractmethod
+    async def _wake(self, queue: str | None) -> None:
+        """Wake who waits for jobs in a queue, or any."""
+
+    @abstractmethod
     async def _prune(self, retention: float, states: frozenset[JobState], limit: int) -> int:
         """Remove at most ``limit`` jobs in final states that finished longer ago; return how many."""
 
@@ -164,6 +168,12 @@ class JobQueueSkeleton(ABC):
     def _prepare_get(self, job_id: str) -> Prepared[QueuedJob] | None:  # noqa: ARG002
         """Return a look at a job to be begun by the next wake-up; None if the store would gain nothing by that."""
         return None
+
+    async def wake(self, queue: str | None = None) -> None:
+        """Wake who waits for jobs."""
+        if queue is not None:
+            check_name("a queue's name", queue)
+        await self._wake(queue)
 
     async def renew_lease(self, lease_id: str, *, extend_by: float = 30.0) -> Lease:
         """Let a lease run on."""

@@ -189,8 +189,7 @@ class RemoteJobs(JobQueueSkeleton):
         """Return every queue that holds jobs or is paused."""
         return await self._asks.ask(calls.ListQueues())
 
-    async def wake(self, queue: str | None = None) -> None:
-        """Wake who waits for jobs."""
+    async def _wake(self, queue: str | None) -> None:
         await self._asks.ask(calls.Wake(queue))
 
     async def _wait_for_end(self, job_id: str) -> QueuedJob:

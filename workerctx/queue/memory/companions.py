@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from workerctx.errors import InvalidRequest, ScheduleNotFound, Throttled, UnknownScope, WorkerNotFound
 from workerctx.queue import transitions
+from workerctx.queue.codec import encode_json
 from workerctx.queue.finish import check_ttl
 from workerctx.queue.limits import Granted, RateLimit
 from workerctx.queue.memory import adding, finishing
@@ -84,6 +85,7 @@ class MemoryWorkers:
 
     async def register(self, worker: WorkerInfo) -> None:
         """Add or replace a worker."""
+        encode_json(worker, "worker")  # what other stores could not keep is refused here, too
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:
             store = self._session.store
@@ -115,6 +117,7 @@ class MemoryWorkers:
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
         """Remove and return silent workers."""
+        transitions.check_wait(older_than)
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:
             workers = sorted(self._session.store.workers.items())

@@ -210,7 +210,7 @@ class MemoryJobs(JobQueueSkeleton):
         with self._session.store.alarms.join(waiter):
             yield waiter
 
-    async def wake(self, queue: str | None = None) -> None:
+    async def _wake(self, queue: str | None) -> None:
         """Wake who waits for jobs."""
         await anyio.lowlevel.checkpoint()
         alarms = self._session.store.alarms

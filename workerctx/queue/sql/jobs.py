@@ -192,7 +192,7 @@ class SqlJobs(JobQueueSkeleton):
         async with self._hub.wait_for(chosen, finished=finished, next_due=next_due) as waiter:
             yield waiter
 
-    async def wake(self, queue: str | None = None) -> None:
+    async def _wake(self, queue: str | None) -> None:
         """Wake who waits for jobs."""
 
         def do(tx: Transaction) -> None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from workerctx.errors import WorkerNotFound
 from workerctx.queue.sql.rows import from_micros, json_text, to_micros
+from workerctx.queue.transitions import check_wait
 from workerctx.queue.workers import WorkerCommand, WorkerInfo
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class SqlWorkers:
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
         """Remove and return silent workers."""
+        check_wait(older_than)
 
         def do(tx: Transaction) -> list[WorkerInfo]:
             silent = [_worker(row) for row in tx.rows(tx.sql.silent, tx.ns, tx.now - to_micros(older_than))]

@@ -292,7 +292,10 @@ class TestPause:
         await storage.jobs.resume_queue("b")
         assert [info.name for info in await storage.jobs.queues()] == ["c"]
 
-    async def test_a_queue_needs_a_name(self, storage: Storage) -> None:
-        """Q13: a queue without a name cannot be paused."""
+    @pytest.mark.parametrize("name", ["", "a\ud800"])
+    async def test_a_queue_needs_a_name(self, storage: Storage, name: str) -> None:
+        """Q13: what is no name of a queue can neither be paused nor woken."""
         with pytest.raises(InvalidRequest):
-            await storage.jobs.pause_queue("")
+            await storage.jobs.pause_queue(name)
+        with pytest.raises(InvalidRequest):
+            await storage.jobs.wake(name)

@@ -176,6 +176,13 @@ class TestWorkers:
         assert second.started_at == pytest.approx(now, abs=5)
         assert second.heartbeat_at == pytest.approx(now, abs=5)
 
+    async def test_a_worker_is_described_in_texts(self, storage: Storage) -> None:
+        """Q13: a worker whose description no store can keep is refused."""
+        for strange in (WorkerInfo(id="a\ud800"), WorkerInfo(id="a", hostname="\ud800")):
+            with pytest.raises(InvalidRequest):
+                await storage.workers.register(strange)
+        assert not await storage.workers.list()
+
     async def test_registering_again_replaces(self, storage: Storage) -> None:
         """A worker that registers twice is there once, as it said last."""
         await storage.workers.register(WorkerInfo(id="worker-1", concurrency=1))
@@ -202,6 +209,14 @@ class TestWorkers:
         assert not await storage.workers.reap(30)
         with pytest.raises(WorkerNotFound, match="silent"):
             await storage.workers.heartbeat("silent")
+
+    @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+    async def test_silence_is_a_number_of_seconds(self, storage: Storage, seconds: float) -> None:
+        """Q13: reaping workers that are silent for a negative or endless time is refused, and all of them stay."""
+        await storage.workers.register(WorkerInfo(id="worker-1"))
+        with pytest.raises(InvalidRequest):
+            await storage.workers.reap(seconds)
+        assert len(await storage.workers.list()) == 1
 
     async def test_commands(self, storage: Storage) -> None:
         """Commands are handed out with the next heartbeat, oldest first, once."""
