@@ -27,6 +27,7 @@ from workerctx.cli.reload import ReloadOptions
 from workerctx.cli.remote import RemoteOptions
 from workerctx.cli.schedules import schedules
 from workerctx.cli.supervisor import ProcessOptions
+from workerctx.cli.values import Whole  # noqa: TC001 - cyclopts reads the annotations
 from workerctx.cli.worker import WorkerCommand
 from workerctx.cli.workers import workers
 from workerctx.cli.workflows import workflows
@@ -48,7 +49,7 @@ def worker(
     /,
     *,
     concurrency: Annotated[
-        int | None,
+        Whole | None,
         Parameter(name=["--concurrency", "-c"], help="How many jobs run at once. [env var: WORKERCTX_CONCURRENCY]"),
     ] = None,
     queue: Annotated[

@@ -9,7 +9,7 @@ import msgspec
 from cyclopts import Parameter
 
 from workerctx.cli.store import StoreOptions, guarded, on_store
-from workerctx.cli.values import Duration, Moment, parse_headers
+from workerctx.cli.values import Duration, Moment, Whole, parse_headers
 from workerctx.errors import CommandError
 from workerctx.queue import EnqueueRequest, decode_json, encode_json
 
@@ -38,10 +38,10 @@ def enqueue(
     expires_at: Annotated[Moment | None, Parameter(help="If it has not begun by then, it is cancelled.")] = None,
     timeout: Annotated[Duration | None, Parameter(help="Longest run.")] = None,
     priority: Annotated[
-        int | None, Parameter(env_var="WORKERCTX_PRIORITY", allow_leading_hyphen=True, help="Higher runs first.")
+        Whole | None, Parameter(env_var="WORKERCTX_PRIORITY", allow_leading_hyphen=True, help="Higher runs first.")
     ] = None,
     max_attempts: Annotated[
-        int | None, Parameter(env_var="WORKERCTX_MAX_ATTEMPTS", help="How many runs it may have, the first included.")
+        Whole | None, Parameter(env_var="WORKERCTX_MAX_ATTEMPTS", help="How many runs it may have, the first included.")
     ] = None,
     unique_key: Annotated[str | None, Parameter(help="At most one active job has it.")] = None,
     tenant: Annotated[str | None, Parameter(env_var="WORKERCTX_TENANT", help="Whose job it is.")] = None,

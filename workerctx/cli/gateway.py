@@ -19,6 +19,7 @@ from workerctx.cli.health import HealthOptions, HealthServer, Pulse, health_of
 from workerctx.cli.logs import Announcer, LogOptions
 from workerctx.cli.output import without_password
 from workerctx.cli.turns import take_short_turns
+from workerctx.cli.values import Whole  # noqa: TC001 - cyclopts reads the annotations
 from workerctx.errors import CommandError, MonitorFailed, WorkerError
 from workerctx.lifecycle import Monitor, stop_on_signals
 
@@ -109,7 +110,7 @@ def gateway(
     ] = None,
     host: Annotated[str, Parameter(env_var="WORKERCTX_GATEWAY_HOST", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, Parameter(env_var="WORKERCTX_GATEWAY_PORT", help="The port to listen on; 0 for any that is free.")
+        Whole, Parameter(env_var="WORKERCTX_GATEWAY_PORT", help="The port to listen on; 0 for any that is free.")
     ] = 8474,
     grace: Annotated[
         float, Parameter(env_var="WORKERCTX_GRACE", help="Seconds that a stop lets workers finish what they have.")

@@ -15,6 +15,7 @@ import msgspec
 from attrs import define, field, frozen
 from cyclopts import Parameter
 
+from workerctx.cli.values import Whole  # noqa: TC001 - cyclopts reads the annotations
 from workerctx.errors import CommandError
 from workerctx.lifecycle import Outcome
 from workerctx.lifecycle.groups import collapse
@@ -44,7 +45,7 @@ class HealthOptions:
     """
 
     port: Annotated[
-        int | None,
+        Whole | None,
         Parameter(
             name="--health-port",
             env_var="WORKERCTX_HEALTH_PORT",
@@ -52,7 +53,12 @@ class HealthOptions:
         ),
     ] = None
     host: Annotated[
-        str, Parameter(name="--health-host", env_var="WORKERCTX_HEALTH_HOST", help="The address to answer probes on.")
+        str,
+        Parameter(
+            name="--health-host",
+            env_var="WORKERCTX_HEALTH_HOST",
+            help="With --health-port: the address to answer probes on.",
+        ),
     ] = "127.0.0.1"
     stuck_after: Annotated[
         float,

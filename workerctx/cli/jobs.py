@@ -13,6 +13,7 @@ from workerctx.cli.explain import explain as explain_job
 from workerctx.cli.scene import look_around
 from workerctx.cli.selection import Filters, Selection
 from workerctx.cli.store import StoreOptions, on_store
+from workerctx.cli.values import Whole  # noqa: TC001 - cyclopts reads the annotations
 from workerctx.errors import WorkerError
 from workerctx.queue import ACTIVE_STATES, JobState
 
@@ -33,7 +34,7 @@ def list_jobs(
     *,
     filters: Filters | None = None,
     limit: Annotated[
-        int, Parameter(env_var="WORKERCTX_LIMIT", validator=Number(gte=1), help="How many jobs a page has.")
+        Whole, Parameter(env_var="WORKERCTX_LIMIT", validator=Number(gte=1), help="How many jobs a page has.")
     ] = 100,
     cursor: Annotated[str | None, Parameter(help="Where to go on, as the page before says.")] = None,
     every: Annotated[bool, Parameter(name="--all", negative="", help="Not a page but all of them.")] = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol, cast
 from attrs import frozen
 from cyclopts import Parameter
 
+from workerctx.cli.values import Whole  # noqa: TC001 - cyclopts reads the annotations
 from workerctx.errors import CommandError, WorkerError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class MetricsOptions:
     """
 
     port: Annotated[
-        int | None,
+        Whole | None,
         Parameter(
             name="--metrics-port",
             env_var="WORKERCTX_METRICS_PORT",
@@ -50,7 +51,11 @@ class MetricsOptions:
     ] = None
     host: Annotated[
         str,
-        Parameter(name="--metrics-host", env_var="WORKERCTX_METRICS_HOST", help="The address to answer scrapes on."),
+        Parameter(
+            name="--metrics-host",
+            env_var="WORKERCTX_METRICS_HOST",
+            help="With --metrics-port: the address to answer scrapes on.",
+        ),
     ] = "127.0.0.1"
 
     @contextmanager

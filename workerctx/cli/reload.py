@@ -44,7 +44,7 @@ class ReloadOptions:
             name="--reload-dir",
             negative="",
             env_var="WORKERCTX_RELOAD_DIR",
-            help="Where to look for changes instead of the working directory; repeat it for more.",
+            help="With --reload: where to look for changes instead of the working directory; repeat it for more.",
         ),
     ] = None
 

@@ -71,6 +71,11 @@ class RemoteOptions:
         Path | None, Parameter(name="--tls-key", env_var="WORKERCTX_TLS_KEY", help="The key of that certificate (PEM).")
     ] = None
 
+    @property
+    def is_half(self) -> bool:
+        """Whether it is said how the worker shows who it is, and not to which gateway."""
+        return self.endpoint is None and bool(self.token_file or self.ca or self.certificate or self.key)
+
     def make_worker(self, jobs: JobRegistry, config: WorkerConfig, name: str | None) -> Worker:
         """Make the worker.
 

@@ -25,6 +25,7 @@ from cyclopts import Parameter
 
 from workerctx.cli import line
 from workerctx.cli.health import Health, Verdict
+from workerctx.cli.values import Whole  # noqa: TC001 - cyclopts reads the annotations
 from workerctx.lifecycle.control import OWN_GRACE, OwnGrace
 from workerctx.lifecycle.hard_exit import EXIT_CODE
 
@@ -55,7 +56,7 @@ class ProcessOptions:
     """
 
     processes: Annotated[
-        int | None,
+        Whole | None,
         Parameter(
             name="--processes",
             env_var="WORKERCTX_PROCESSES",
@@ -67,7 +68,7 @@ class ProcessOptions:
         Parameter(
             name="--restart-delay",
             env_var="WORKERCTX_RESTART_DELAY",
-            help="Seconds until a process that died is started again; twice as long each time it dies soon.",
+            help="With --processes: seconds until one that died starts again; twice as long each time it dies soon.",
         ),
     ] = 0.5
 

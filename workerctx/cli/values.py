@@ -1,4 +1,4 @@
-"""How durations, moments and headers are written on a command line."""
+"""How numbers, durations, moments and headers are written on a command line."""
 
 from __future__ import annotations
 
@@ -66,9 +66,18 @@ def _duration(_: Any, tokens: Sequence[Token]) -> float:
     return parse_duration(tokens[0].value)
 
 
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+
+
 def _moment(_: Any, tokens: Sequence[Token]) -> float:
     return parse_moment(tokens[0].value)
 
 
 Duration: TypeAlias = Annotated[float, Parameter(converter=_duration, metavar="DURATION")]
+Whole: TypeAlias = Annotated[int, Parameter(converter=_whole)]
 Moment: TypeAlias = Annotated[float, Parameter(converter=_moment, metavar="TIME")]

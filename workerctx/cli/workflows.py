@@ -30,6 +30,8 @@ def cancel(workflow: Id, /, *, yes: Yes = False, store: StoreOptions | None = No
         count = await storage.jobs.cancel_workflow(workflow)
         if out.as_json:
             out.document({"cancelled": count})
+        elif count == 0:
+            out.line(f"no job of workflow {workflow} waits or runs; those to come are cancelled until it is cleared")
         else:
             out.line(f"cancelled {number_of(count, 'job')} or told their workers to stop them")
         return 0

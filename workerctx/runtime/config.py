@@ -44,7 +44,7 @@ def _is_mapping(value: object) -> TypeGuard[Mapping[str, int]]:
 
 
 def _numbers(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
-    numbers = value if _is_mapping(value) else dict(map(_pair, _names(value)))
+    numbers = value if _is_mapping(value) else _once(map(_pair, _names(value)))
     for name in numbers:
         check_name("each name", name)
     return {name: _whole(number) for name, number in numbers.items()}
@@ -55,6 +55,14 @@ def _pair(text: str) -> tuple[str, int]:
     if not equals:
         raise ValueError(f"{text!r} has no number: write {text}=2, for example")
     return name.strip(), _whole(number)
+
+
+def _once(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    numbers: dict[str, int] = {}
+    for name, number in pairs:
+        if numbers.setdefault(name, number) != number:
+            raise ValueError(f"{name!r} has two numbers, {numbers[name]} and {number}")
+    return numbers
 
 
 def _weights(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:

@@ -105,6 +105,7 @@ def test_the_environment_has_defaults(cli, job, monkeypatch):
         ["--header", "none"],
         ["--header", "=x"],
         ["--max-attempts", "0"],
+        ["--priority", "1.5"],
         ["--queue", ""],
         ["--depends-on", "nobody"],
     ],

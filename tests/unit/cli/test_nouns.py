@@ -197,6 +197,7 @@ def test_a_workflow_is_cancelled_and_cleared(cli, add, job):
     assert job(first).state is JobState.QUEUED
     assert cli("workflows", "cancel", "w", "--yes").out.startswith("cancelled 1 job")
     assert (job(first).state, job(add(workflow_id="w")).state) == (JobState.CANCELLED, JobState.CANCELLED)
+    assert cli("workflows", "cancel", "w", "--yes").out.startswith("no job of workflow w waits or runs; those to come")
     assert cli("workflows", "cancel", "w", "--yes", "--json").json == {"cancelled": 0}
     assert cli("workflows", "clear", "w").out == "cleared w\n"
     assert job(add(workflow_id="w")).state is JobState.QUEUED

@@ -58,8 +58,10 @@ def test_a_gateway_without_authentication_does_not_start(capsys):
         (["worker", "remote_app:jobs", "--remote", "ws://x", "--token-file", "remote_app.py"], "holds no token"),
         (["worker", "remote_app:jobs", "--remote", "wss://x", "--tls-key", "k"], "add --tls-certificate"),
         (["worker", "remote_app:jobs", "--remote", "wss://x", "--tls-ca", "remote_app.py"], "cannot be used"),
+        (["worker", "remote_app:jobs", "--token-file", "tokens"], "name it with --remote"),
+        (["worker", "remote_app:jobs", "--tls-ca", "remote_app.py"], "name it with --remote"),
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_what_makes_no_sense_is_refused(capsys, here, words, sentence):
     """Q13, H5: each mistake has its sentence, and exit status 2."""

@@ -67,6 +67,8 @@ def test_limits_of_kinds() -> None:
     [
         ({"queues": {"a": 0}}, "the weight of queue 'a' must be at least 1, not 0"),
         ({"queues": "a=much"}, "'a=much' is not a value for queues: 'much' is not a whole number"),
+        ({"queues": "a=3, b, a=2"}, "'a' has two numbers, 3 and 2"),
+        ({"queues": ["a=3", "a"]}, "'a' has two numbers, 3 and 1"),
         ({"queues": {"": 1}}, "not a value for queues"),
         ({"concurrency_per_kind": {"a": 0}}, "concurrency_per_kind of 'a' must be at least 1, not 0"),
         ({"concurrency_per_kind": "a"}, "'a' has no number: write a=2, for example"),
