@@ -125,6 +125,7 @@ class Engine:
         """Serve a worker no more; its jobs wait for it for a while, and those that it has not seen go to others."""
         if self.sessions.get(session.worker_id) is session:
             del self.sessions[session.worker_id]
+            self.roster.part(session)
         self.exchange.leave(session)
         self.give_back(session.outbox.take_back())
         self.leases.part(session)
@@ -179,7 +180,7 @@ class Engine:
             await exchanged.wait()
             try:
                 await self.leases.renew()
-                await self.roster.leave()
+                await self.roster.take_off()
             except Exception as exc:  # noqa: BLE001 - leases expire, and the list is reaped
                 _log.warning("gateway %r could not tell its store that it ends: %s", self._context.name, exc)
         if scope.cancelled_caught:

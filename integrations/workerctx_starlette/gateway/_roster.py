@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -11,10 +12,12 @@ from workerctx.errors import WorkerNotFound
 from workerctx.queue import WorkerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from workerctx.queue import Workers
+    from workerctx.queue import WorkerCommand, Workers
     from workerctx_starlette.gateway._session import Session
+
+_log = logging.getLogger("workerctx")
 
 _TURNS: Final = 12
 """In how many turns at the most everybody has shown that it lives."""
@@ -32,36 +35,56 @@ class Roster:
     _sessions: Mapping[str, Session]
     _listed: dict[str, None] = field(factory=dict[str, None], init=False)
     """Those on the list, the one that has shown longest ago that it lives first."""
+    _ended: set[str] = field(factory=set[str], init=False)
+    """Those to be taken off."""
+
+    def part(self, session: Session) -> None:
+        """Take a worker off that has ended; any other stays, as it may be connected elsewhere by now.
+
+        Commands wait for it there. One that never comes back is taken off like all that are silent.
+        """
+        self._listed.pop(session.worker_id, None)
+        if session.has_ended:
+            self._ended.add(session.worker_id)
 
     async def turn(self) -> None:
-        """Show that some workers live, take off those that have left, and hand on what was sent to them."""
-        for worker_id in [each for each in self._listed if each not in self._sessions]:
-            await self._workers.deregister(worker_id)
-            self._listed.pop(worker_id, None)
+        """Show that some workers live, take off those that have ended, and hand on what was sent to them."""
+        await self.take_off()
         new = [each for each in self._sessions if each not in self._listed]
         turn = max(_FEW, len(new), len(self._sessions) // _TURNS)
         due = [*new, *self._listed][:turn]
         await _side_by_side(self._show, due)
 
-    async def leave(self) -> None:
-        """Take everybody off the list."""
-        listed, self._listed = self._listed, {}
-        await _side_by_side(self._workers.deregister, listed)
+    async def take_off(self) -> None:
+        """Take those off the list that have ended."""
+        while self._ended:
+            worker_id = next(iter(self._ended))
+            await self._workers.deregister(worker_id)
+            self._ended.discard(worker_id)
 
     async def _show(self, worker_id: str) -> None:
         session = self._sessions.get(worker_id)
         if session is None:
             return
-        if self._listed.pop(worker_id, 0) is None:
-            try:
-                commands = await self._workers.heartbeat(worker_id, state=session.state, in_flight=session.in_flight)
-                if commands:
-                    session.command(command.value for command in commands)
-            except WorkerNotFound:
-                await self._workers.register(_info_of(session))
-        else:
+        commands: Sequence[WorkerCommand] = ()
+        try:  # also if it is new here: another gateway may have listed it, and commands may wait
+            commands = await self._workers.heartbeat(worker_id, state=session.state, in_flight=session.in_flight)
+        except WorkerNotFound:
             await self._workers.register(_info_of(session))
-        self._listed[worker_id] = None
+        self._listed.pop(worker_id, None)
+        now_here = self._sessions.get(worker_id)
+        if now_here is not None:
+            self._listed[worker_id] = None
+            if commands:
+                now_here.command(command.value for command in commands)
+            return
+        if session.has_ended:
+            self._ended.add(worker_id)
+        for command in commands:  # it has left meanwhile, and hears them where it comes back
+            try:
+                await self._workers.send(worker_id, command)
+            except WorkerNotFound:
+                _log.warning("worker %s did not hear %s: it has left", worker_id, command.value)
 
 
 def _info_of(session: Session) -> WorkerInfo:

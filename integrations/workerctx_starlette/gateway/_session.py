@@ -72,6 +72,7 @@ class Session:
         heard_at: When it said something last, on the event loop's clock.
         state: What it last said of itself.
         in_flight: How many jobs it runs, as it last said.
+        has_ended: Whether it has said that it takes no more jobs, here or anywhere.
     """
 
     _engine: Engine
@@ -91,6 +92,7 @@ class Session:
     heard_at: float = field(factory=anyio.current_time, init=False)
     state: str = field(default="running", init=False)
     in_flight: int = field(default=0, init=False)
+    has_ended: bool = field(default=False, init=False)
     _sent: int = field(default=0, init=False)
     """How many tasks were handed to it."""
     _underway: deque[str] = field(factory=deque[str], init=False)
@@ -243,7 +245,7 @@ class Session:
             case Request():
                 self._take_request(frame, tasks)
             case Drain():
-                self._drained = True
+                self._drained = self.has_ended = True
                 self._engine.give_back(self.outbox.take_back())
             case _:
                 raise ProtocolError(f"a worker says nothing like {type(frame).__name__} once it is registered")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from workerctx.errors import InvalidConfig
-from workerctx.queue import CancelReason, Constant, EnqueueRequest, JobState, Schedule, WorkerCommand, connect
+from workerctx.queue import CancelReason, Constant, EnqueueRequest, JobState, Schedule, connect
 from workerctx.remote.asking import encode_call, read_reply
 from workerctx.remote.calls import AwaitEnd, Enqueue, GetJob, RetryJob
 from workerctx.remote.frames import (
@@ -440,44 +440,6 @@ async def test_schedules_fire_where_there_is_only_a_gateway(gateway, storage, pe
     async with gateway, peer_of(gateway) as worker:
         await worker.register()
         await worker.tasks(2)
-
-
-async def test_the_workers_are_on_the_list_and_hear_commands(gateway, storage, peer_of, eventually):
-    """W7: a remote worker is registered like any other, says how it fares, and is sent what operators want."""
-    async with gateway:
-        async with peer_of(gateway) as worker:
-            await worker.register(identity="mailer", node="edge-1", concurrency=3, pid=7)
-
-            async def listed():
-                found = [(each.id, each.name, each.hostname, each.concurrency) for each in await storage.workers.list()]
-                return found == [("w1", "mailer", "edge-1", 3)]
-
-            await eventually(listed)
-            await worker.say(Heartbeat((), 2, "paused"))
-
-            async def told():
-                (info,) = await storage.workers.list()
-                return (info.state, info.in_flight) == ("paused", 2)
-
-            await eventually(told)
-            await storage.workers.send("w1", WorkerCommand.STOP)
-            while (await worker.hear(HeartbeatAck)).commands != ("stop",):
-                pass
-
-        async def gone():
-            return not await storage.workers.list()
-
-        await eventually(gone)
-
-
-async def test_operators_need_not_wait_for_a_slow_heartbeat(eventually, gateway_of, storage, peer_of, monkeypatch):
-    """W7: with rare renewals of leases workers are on the list, and hear commands, as soon as with others."""
-    monkeypatch.setattr("workerctx_starlette.gateway._engine._LIST", 0.05)
-    async with gateway_of(heartbeat=90.0, lease_ttl=300.0, resume_window=300.0) as gateway, peer_of(gateway) as worker:
-        await worker.register()
-        await eventually(storage.workers.list)
-        await storage.workers.send("w1", WorkerCommand.PAUSE)
-        assert (await worker.hear(HeartbeatAck)).commands == ("pause",)
 
 
 async def test_a_stop_drains_the_workers(gateway, storage, peer_of):

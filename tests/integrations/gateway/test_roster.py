@@ -1,0 +1,130 @@
+"""Workers of a gateway on the list of workers, and what operators send them."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from workerctx.queue import WorkerCommand
+from workerctx.remote.frames import Drain, Heartbeat, HeartbeatAck
+
+
+@pytest.fixture
+def listed(eventually, storage):
+    """Wait until exactly these workers are on the list."""
+
+    async def listed(*ids):
+        async def are_there():
+            return {worker.id for worker in await storage.workers.list()} == set(ids)
+
+        await eventually(are_there)
+
+    return listed
+
+
+async def test_the_workers_are_on_the_list_and_hear_commands(gateway, storage, peer_of, eventually):
+    """W7: a remote worker is registered like any other, says how it fares, and is sent what operators want."""
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            await worker.register(identity="mailer", node="edge-1", concurrency=3, pid=7)
+
+            async def listed():
+                found = [(each.id, each.name, each.hostname, each.concurrency) for each in await storage.workers.list()]
+                return found == [("w1", "mailer", "edge-1", 3)]
+
+            await eventually(listed)
+            await worker.say(Heartbeat((), 2, "paused"))
+
+            async def told():
+                (info,) = await storage.workers.list()
+                return (info.state, info.in_flight) == ("paused", 2)
+
+            await eventually(told)
+            await storage.workers.send("w1", WorkerCommand.STOP)
+            while (await worker.hear(HeartbeatAck)).commands != ("stop",):
+                pass
+            await worker.say(Drain("stop"))
+
+        async def gone():
+            return not await storage.workers.list()
+
+        await eventually(gone)
+
+
+async def test_operators_need_not_wait_for_a_slow_heartbeat(eventually, gateway_of, storage, peer_of, monkeypatch):
+    """W7: with rare renewals of leases workers are on the list, and hear commands, as soon as with others."""
+    monkeypatch.setattr("workerctx_starlette.gateway._engine._LIST", 0.05)
+    async with gateway_of(heartbeat=90.0, lease_ttl=300.0, resume_window=300.0) as gateway, peer_of(gateway) as worker:
+        await worker.register()
+        await eventually(storage.workers.list)
+        await storage.workers.send("w1", WorkerCommand.PAUSE)
+        assert (await worker.hear(HeartbeatAck)).commands == ("pause",)
+
+
+async def test_commands_wait_for_a_worker_between_two_gateways(gateway_of, storage, peer_of, listed):
+    """W7: a worker whose connection broke stays on the list, and hears where it comes back what was sent meanwhile."""
+    async with gateway_of() as first, gateway_of() as second:
+        async with peer_of(first) as worker:
+            await worker.register()
+            await listed("w1")
+        await storage.workers.send("w1", WorkerCommand.PAUSE)
+        async with peer_of(first) as another:
+            await another.register(worker_id="w2")
+            await listed("w1", "w2")  # so the first one has been at its list since
+            async with peer_of(second) as worker:
+                await worker.register()
+                assert (await worker.hear(HeartbeatAck)).commands == ("pause",)
+                await worker.say(Drain("stop"))
+            await another.say(Drain("stop"))
+        await listed()
+
+
+async def test_a_worker_that_leaves_as_commands_arrive_hears_them_later(
+    gateway, storage, peer_of, monkeypatch, eventually
+):
+    """W7: what was fetched for a worker that has left by then goes back to the store."""
+    fetched, gone = anyio.Event(), anyio.Event()
+    heartbeat = type(storage.workers).heartbeat
+
+    async def held(self, worker_id, **how):
+        commands = await heartbeat(self, worker_id, **how)
+        if commands and not gone.is_set():
+            fetched.set()
+            await gone.wait()
+        return commands
+
+    monkeypatch.setattr(type(storage.workers), "heartbeat", held)
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            await eventually(storage.workers.list)
+            await storage.workers.send("w1", WorkerCommand.STOP)
+            await fetched.wait()
+        gone.set()
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            assert (await worker.hear(HeartbeatAck)).commands == ("stop",)
+
+
+async def test_a_worker_that_has_ended_hears_nothing(gateway, storage, peer_of, monkeypatch, eventually, caplog):
+    """W7: a command that comes as its worker ends is named in the log, as nobody will ever obey it."""
+    fetched, gone = anyio.Event(), anyio.Event()
+    heartbeat = type(storage.workers).heartbeat
+
+    async def held(self, worker_id, **how):
+        commands = await heartbeat(self, worker_id, **how)
+        if commands:
+            fetched.set()
+            await gone.wait()
+            await self.deregister(worker_id)
+        return commands
+
+    monkeypatch.setattr(type(storage.workers), "heartbeat", held)
+    async with gateway:
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            await eventually(storage.workers.list)
+            await storage.workers.send("w1", WorkerCommand.STOP)
+            await fetched.wait()
+        gone.set()
+        await eventually(lambda: "worker w1 did not hear stop: it has left" in caplog.text)
