@@ -116,17 +116,21 @@ def _fitting_groups(tx: Transaction, request: ClaimRequest) -> dict[str, list[in
     """Return the numbers of the groups that the worker may take from, by queue in its order."""
     tx.groups.refresh(tx)
     paused = tx.paused_queues()
-    lines: dict[str, list[int]] = {queue: [] for queue in request.queues if queue not in paused}
     kinds = None if request.kinds is None else frozenset(request.kinds)
     labels = frozenset(request.labels)
     full = {kind for kind, room in request.kind_limits.items() if not room}
-    for number, group in tx.groups.by_number.items():
-        line = lines.get(group.queue)
-        if line is None or group.kind in full:
+    lines: dict[str, list[int]] = {}
+    for queue in request.queues:
+        if queue in paused:
             continue
-        if (kinds is None or group.kind in kinds) and group.labels <= labels:
-            line.append(number)
-    return {queue: groups for queue, groups in lines.items() if groups}
+        fitting = [
+            number
+            for number, group in tx.groups.of(queue).items()
+            if (kinds is None or group.kind in kinds) and group.kind not in full and group.labels <= labels
+        ]
+        if fitting:
+            lines[queue] = fitting
+    return lines
 
 
 def _candidates(tx: Transaction, search: Search, groups: Sequence[int], limit: int) -> list[Candidate]:

@@ -141,7 +141,9 @@ def queues(tx: Transaction) -> list[QueueInfo]:
 def next_due(tx: Transaction, queues: Collection[str] | None) -> float | None:
     """Return the seconds until the next scheduled job of some queues is due, or a pause of one ends."""
     tx.groups.refresh(tx)
-    numbers = [number for number, group in tx.groups.by_number.items() if queues is None or group.queue in queues]
+    numbers = (
+        list(tx.groups.by_number) if queues is None else [number for queue in queues for number in tx.groups.of(queue)]
+    )
     moments: list[int] = [
         until
         for queue, until in tx.rows(tx.sql.pauses, tx.ns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 import attrs
@@ -13,7 +14,7 @@ from workerctx.queue.sql.rows import MICROSECONDS, Group, json_text, to_job
 from workerctx.queue.waking import News
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from workerctx.queue.events import JobEvent
     from workerctx.queue.model import QueuedJob
@@ -25,6 +26,7 @@ AT_ONCE: Final = 100
 """How many rows are read at once, each of any size: databases limit a text to about a billion bytes."""
 
 _LONGEST_TEXT: Final = 16 * 1024 * 1024
+_NO_GROUPS: Final[dict[int, Group]] = {}
 _encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
@@ -61,6 +63,7 @@ class Groups:
     def __init__(self) -> None:
         self._newest = 0
         self.by_number: dict[int, Group] = {}
+        self._by_queue: defaultdict[str, dict[int, Group]] = defaultdict(dict)
         self._numbers: dict[Group, int] = {}
 
     def refresh(self, tx: Transaction) -> None:
@@ -72,6 +75,10 @@ class Groups:
         if number not in self.by_number:
             self._read(tx, tx.value(tx.sql.newest_group))
         return self.by_number[number]
+
+    def of(self, queue: str) -> Mapping[int, Group]:
+        """Return the groups of a queue by their numbers; there may be many more in queues that are long gone."""
+        return self._by_queue.get(queue, _NO_GROUPS)
 
     def known(self, group: Group) -> bool:
         """Return whether the group need not be looked for."""
@@ -99,7 +106,7 @@ class Groups:
         return number
 
     def _remember(self, number: int, group: Group) -> None:
-        self.by_number[number] = group
+        self.by_number[number] = self._by_queue[group.queue][number] = group
         self._numbers[group] = number
 
 
