@@ -79,52 +79,50 @@ async def test_commands_wait_for_a_worker_between_two_gateways(gateway_of, stora
         await listed()
 
 
-async def test_a_worker_that_leaves_as_commands_arrive_hears_them_later(
-    gateway, storage, peer_of, monkeypatch, eventually
-):
-    """W7: what was fetched for a worker that has left by then goes back to the store."""
-    fetched, gone = anyio.Event(), anyio.Event()
-    heartbeat = type(storage.workers).heartbeat
-
-    async def held(self, worker_id, **how):
-        commands = await heartbeat(self, worker_id, **how)
-        if commands and not gone.is_set():
-            fetched.set()
-            await gone.wait()
-        return commands
-
-    monkeypatch.setattr(type(storage.workers), "heartbeat", held)
-    async with gateway:
-        async with peer_of(gateway) as worker:
-            await worker.register()
-            await eventually(storage.workers.list)
-            await storage.workers.send("w1", WorkerCommand.STOP)
-            await fetched.wait()
-        gone.set()
-        async with peer_of(gateway) as worker:
-            await worker.register()
-            assert (await worker.hear(HeartbeatAck)).commands == ("stop",)
-
-
-async def test_a_worker_that_has_ended_hears_nothing(gateway, storage, peer_of, monkeypatch, eventually, caplog):
-    """W7: a command that comes as its worker ends is named in the log, as nobody will ever obey it."""
-    fetched, gone = anyio.Event(), anyio.Event()
+@pytest.fixture
+def fetching(storage, monkeypatch):
+    """Hold gateways that have fetched commands: the first event tells that one did, the second lets it go on."""
+    fetched, go_on = anyio.Event(), anyio.Event()
     heartbeat = type(storage.workers).heartbeat
 
     async def held(self, worker_id, **how):
         commands = await heartbeat(self, worker_id, **how)
         if commands:
             fetched.set()
-            await gone.wait()
-            await self.deregister(worker_id)
+            await go_on.wait()
         return commands
 
     monkeypatch.setattr(type(storage.workers), "heartbeat", held)
+    return fetched, go_on
+
+
+async def leave_as_a_command_arrives(gateway, storage, peer_of, listed, fetched):
+    """Connect a worker, and hang up when the gateway has fetched a command for it."""
+    async with peer_of(gateway) as worker:
+        await worker.register()
+        await listed("w1")
+        await storage.workers.send("w1", WorkerCommand.STOP)
+        await fetched.wait()
+
+
+async def test_a_worker_that_leaves_as_a_command_arrives_hears_it_later(gateway, storage, peer_of, listed, fetching):
+    """W7: what was fetched for a worker that has left by then goes back to the store."""
+    fetched, go_on = fetching
     async with gateway:
+        await leave_as_a_command_arrives(gateway, storage, peer_of, listed, fetched)
+        go_on.set()
         async with peer_of(gateway) as worker:
             await worker.register()
-            await eventually(storage.workers.list)
-            await storage.workers.send("w1", WorkerCommand.STOP)
-            await fetched.wait()
-        gone.set()
+            assert (await worker.hear(HeartbeatAck)).commands == ("stop",)
+
+
+async def test_a_command_that_nobody_will_hear_is_logged(
+    gateway, storage, peer_of, listed, fetching, eventually, caplog
+):
+    """W7: a command that comes as its worker ends is named, as nobody will ever obey it."""
+    fetched, go_on = fetching
+    async with gateway:
+        await leave_as_a_command_arrives(gateway, storage, peer_of, listed, fetched)
+        await storage.workers.deregister("w1")
+        go_on.set()
         await eventually(lambda: "worker w1 did not hear stop: it has left" in caplog.text)
