@@ -75,16 +75,25 @@ async def test_a_second_stop_brings_the_deadline_of_a_scope_nearer(events):
             await events["cancelled"].wait()
 
 
-async def test_a_scope_registered_after_the_stop_has_the_deadline_too():
+@pytest.mark.usefixtures("virtual_time")
+async def test_a_scope_registered_after_the_stop_has_the_deadline_too(events):
     """L26: work that was accepted before the stop and registers later gets the deadline that holds then."""
-    async with WorkerContext("web", grace=3600) as ctx:
-        tracked = ctx.track(anyio.sleep_forever())
-        ctx.stop()
-        ctx.stop(grace=0.01)
-        await anyio.lowlevel.checkpoint()
+
+    async def late(ctx, tracked):
         with anyio.CancelScope() as scope, ctx.cancel_at_deadline(scope):
             await tracked
         assert scope.cancelled_caught
+        events["cancelled"].set()
+
+    with anyio.fail_after(3600):
+        async with anyio.create_task_group() as tasks:
+            async with WorkerContext("web", grace=7200) as ctx:
+                tracked = ctx.track(anyio.sleep_forever())
+                ctx.stop()
+                ctx.stop(grace=60)
+                await anyio.sleep(1)
+                tasks.start_soon(late, ctx, tracked)
+            assert events["cancelled"].is_set()
 
 
 async def test_a_scope_keeps_an_earlier_deadline_of_its_own():
