@@ -57,10 +57,11 @@ class Roster:
 
     async def take_off(self) -> None:
         """Take those off the list that have ended."""
-        while self._ended:
-            worker_id = next(iter(self._ended))
-            await self._workers.deregister(worker_id)
-            self._ended.discard(worker_id)
+        await _side_by_side(self._take_off, self._ended)
+
+    async def _take_off(self, worker_id: str) -> None:
+        await self._workers.deregister(worker_id)
+        self._ended.discard(worker_id)
 
     async def _show(self, worker_id: str) -> None:
         session = self._sessions.get(worker_id)
@@ -73,14 +74,17 @@ class Roster:
             await self._workers.register(_info_of(session))
         self._listed.pop(worker_id, None)
         now_here = self._sessions.get(worker_id)
-        if now_here is not None:
-            self._listed[worker_id] = None
-            if commands:
-                now_here.command(command.value for command in commands)
+        if now_here is None:  # it has left meanwhile
+            self.part(session)
+            await self._send_back(worker_id, commands)
             return
-        if session.has_ended:
-            self._ended.add(worker_id)
-        for command in commands:  # it has left meanwhile, and hears them where it comes back
+        self._listed[worker_id] = None
+        if commands:
+            now_here.command(command.value for command in commands)
+
+    async def _send_back(self, worker_id: str, commands: Iterable[WorkerCommand]) -> None:
+        """Have a worker hear where it comes back what was fetched for it here."""
+        for command in commands:
             try:
                 await self._workers.send(worker_id, command)
             except WorkerNotFound:
