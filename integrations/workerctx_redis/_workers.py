@@ -53,7 +53,7 @@ class RedisWorkers:
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
         """Remove and return silent workers."""
-        check_wait(older_than)
+        check_wait(older_than, "older_than")
         return await self._line.call(Operation(("silent", to_micros(older_than)), _workers))
 
     async def list(self) -> Sequence[WorkerInfo]:

@@ -72,9 +72,9 @@ class RemoteOptions:
     ] = None
 
     @property
-    def is_half(self) -> bool:
-        """Whether it is said how the worker shows who it is, and not to which gateway."""
-        return self.endpoint is None and bool(self.token_file or self.ca or self.certificate or self.key)
+    def lacks_gateway(self) -> bool:
+        """Whether something is said about a gateway, and not which."""
+        return self.endpoint is None and self != RemoteOptions()
 
     def make_worker(self, jobs: JobRegistry, config: WorkerConfig, name: str | None) -> Worker:
         """Make the worker.

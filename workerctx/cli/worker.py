@@ -110,7 +110,7 @@ class WorkerCommand:
             (self.health.stuck_after <= 0, "--stuck-after must be more than 0 seconds"),
             (self.burst and self.reload.wanted, "--burst and --reload do not go together: leave one of them out"),
             (
-                self.remote.is_half,
+                self.remote.lacks_gateway,
                 "--token-file and --tls-... are for a gateway: name it with --remote, or leave them out",
             ),
             (self._is_remote and self.burst, "--burst needs a store to look into: leave it out with --remote"),

@@ -154,14 +154,18 @@ def check_finish(how: Finish) -> None:
             pass
 
 
-def check_wait(seconds: float) -> None:
+def check_wait(seconds: float, what: str = "a wait") -> None:
     """Refuse a wait that is no number of seconds.
+
+    Args:
+        seconds: How long.
+        what: How the value is called in an error message.
 
     Raises:
         InvalidRequest: It is negative, NaN, or longer than any store can keep.
     """
     if not 0 <= seconds <= LONGEST_WAIT:
-        raise InvalidRequest(f"a wait is 0 to {LONGEST_WAIT:.0f} seconds, got {seconds}")
+        raise InvalidRequest(f"{what} is 0 to {LONGEST_WAIT:.0f} seconds, got {seconds}")
 
 
 def ending(job: QueuedJob, now: float) -> JobEvent:

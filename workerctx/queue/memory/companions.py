@@ -117,7 +117,7 @@ class MemoryWorkers:
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
         """Remove and return silent workers."""
-        transitions.check_wait(older_than)
+        transitions.check_wait(older_than, "older_than")
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:
             workers = sorted(self._session.store.workers.items())

@@ -26,7 +26,6 @@ AT_ONCE: Final = 100
 """How many rows are read at once, each of any size: databases limit a text to about a billion bytes."""
 
 _LONGEST_TEXT: Final = 16 * 1024 * 1024
-_NO_GROUPS: Final[dict[int, Group]] = {}
 _encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
@@ -78,7 +77,7 @@ class Groups:
 
     def of(self, queue: str) -> Mapping[int, Group]:
         """Return the groups of a queue by their numbers; there may be many more in queues that are long gone."""
-        return self._by_queue.get(queue, _NO_GROUPS)
+        return self._by_queue.get(queue, {})
 
     def known(self, group: Group) -> bool:
         """Return whether the group need not be looked for."""

@@ -64,7 +64,7 @@ class SqlWorkers:
 
     async def reap(self, older_than: float) -> Sequence[WorkerInfo]:
         """Remove and return silent workers."""
-        check_wait(older_than)
+        check_wait(older_than, "older_than")
 
         def do(tx: Transaction) -> list[WorkerInfo]:
             silent = [_worker(row) for row in tx.rows(tx.sql.silent, tx.ns, tx.now - to_micros(older_than))]

@@ -214,7 +214,7 @@ class TestWorkers:
     async def test_silence_is_a_number_of_seconds(self, storage: Storage, seconds: float) -> None:
         """Q13: reaping workers that are silent for a negative or endless time is refused, and all of them stay."""
         await storage.workers.register(WorkerInfo(id="worker-1"))
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(InvalidRequest, match="older_than"):
             await storage.workers.reap(seconds)
         assert len(await storage.workers.list()) == 1
 
