@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -24,7 +25,7 @@ from workerctx_postgres._statements import quoted
 from workerctx_postgres._transaction import PostgresTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from workerctx.queue.model import EnqueueOutcome
     from workerctx.queue.request import EnqueueRequest
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from workerctx_postgres._connection import Database
     from workerctx_postgres._hub import PostgresHub
 
+T = TypeVar("T")
 
 # Savepoints of tasks that share a connection must not cross: going back to one would undo what another task did.
 _turns: WeakKeyDictionary[psycopg.AsyncConnection[Any], anyio.Lock] = WeakKeyDictionary()
@@ -48,13 +50,12 @@ class CallersTransaction:
     """Enqueues on a connection that belongs to somebody else.
 
     Attributes:
-        ns: Number of the namespace.
         store_id: Which store the tables must be.
     """
 
     _database: Database
     _hub: PostgresHub
-    ns: int = 0
+    _number: Callable[[], int]
     store_id: str = ""
     _groups: Groups = attrs.field(factory=Groups, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -69,26 +70,32 @@ class CallersTransaction:
         Raises:
             InvalidRequest: It is something else, has no transaction to join, or is connected to another store.
             SchemaError: Its database has no job tables.
+            StoreClosed: The storage is not open.
 
+        Cancellation: what has begun on an asynchronous connection is ended first, or it would go on there after its
+            owner has rolled back.
         Threads: what the driver does runs in the caller's thread; a connection that is not asynchronous blocks it.
         """
+        ns = self._number()
         driver = await _driver_connection(connection)
-        _check_status(driver)
-        await anyio.to_thread.run_sync(self._add_groups, requests)
         if isinstance(driver, psycopg.Connection):
-            return self._enqueue(psycopg.Cursor(driver, row_factory=tuple_row), requests)
-        cursor = _AsyncCursor(psycopg.AsyncCursor(driver, row_factory=tuple_row))
+            _check_status(driver)
+            await anyio.to_thread.run_sync(self._add_groups, ns, requests)
+            return self._enqueue(psycopg.Cursor(driver, row_factory=tuple_row), ns, requests)
         async with _turn_on(driver):
-            return await anyio.to_thread.run_sync(self._enqueue, cursor, requests)
+            _check_status(driver)
+            await anyio.to_thread.run_sync(self._add_groups, ns, requests)
+            cursor = _AsyncCursor(psycopg.AsyncCursor(driver, row_factory=tuple_row))
+            return await _to_its_end(anyio.to_thread.run_sync(self._enqueue, cursor, ns, requests))
 
-    def _enqueue(self, cursor: Cursor, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
+    def _enqueue(self, cursor: Cursor, ns: int, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
         """Do it within a savepoint, so that the caller can go on with his transaction whatever happens."""
         conflicts = 0
         while True:
             try:
                 cursor.execute("SAVEPOINT workerctx")
                 try:
-                    outcomes = self._add(cursor, requests)
+                    outcomes = self._add(cursor, ns, requests)
                 except BaseException:
                     cursor.execute("ROLLBACK TO workerctx")
                     raise
@@ -103,9 +110,9 @@ class CallersTransaction:
             else:
                 return outcomes
 
-    def _add(self, cursor: Cursor, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
+    def _add(self, cursor: Cursor, ns: int, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
         self._check_store(cursor)
-        tx = PostgresTransaction(self._database.sql, cursor, self.ns, self._groups, dialect=self._database.sql)
+        tx = PostgresTransaction(self._database.sql, cursor, ns, self._groups, dialect=self._database.sql)
         outcomes = enqueue_all(tx, requests)
         if tx.news is not None:
             self._hub.notify(cursor, tx.news, told=False)
@@ -125,7 +132,7 @@ class CallersTransaction:
                 "open a store on the URL of that database"
             )
 
-    def _add_groups(self, requests: Sequence[EnqueueRequest]) -> None:
+    def _add_groups(self, ns: int, requests: Sequence[EnqueueRequest]) -> None:
         """Add groups that are new on a connection of our own.
 
         In the caller's transaction they would hold up everybody who needs the same ones, for as long as it lasts.
@@ -137,7 +144,7 @@ class CallersTransaction:
                 return
             try:
                 with self._database.connect() as connection, connection.transaction(), connection.cursor() as cursor:
-                    tx = PostgresTransaction(self._database.sql, cursor, self.ns, Groups(), dialect=self._database.sql)
+                    tx = PostgresTransaction(self._database.sql, cursor, ns, Groups(), dialect=self._database.sql)
                     for group in unknown:
                         tx.groups.number(tx, group)
             except psycopg.Error as exc:
@@ -172,6 +179,25 @@ class _AsyncCursor:
     def fetchall(self) -> list[Any]:
         """Return the rows that are left."""
         return anyio.from_thread.run(self._cursor.fetchall)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return what comes of work on asyncio, the only loop of psycopg; whoever is cancelled meanwhile is so afterwards.
+
+    The work is a task of its own, whose calls back into the event loop no scope of the caller cancels.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as exc:  # native: no shield keeps it out
+                cancelled = exc
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    return task.result()
 
 
 async def _driver_connection(connection: Any) -> psycopg.Connection[Any] | psycopg.AsyncConnection[Any]:

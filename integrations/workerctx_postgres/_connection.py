@@ -74,6 +74,8 @@ class Database:
         fits = 0 < len(self.schema.encode()) <= _LONGEST_NAME and self.schema.isprintable()
         if not fits or not _MARKS.isdisjoint(self.schema):
             raise InvalidRequest(f"schema={self.schema!r} is no name of a PostgreSQL schema")
+        if self.schema.startswith("pg_"):
+            raise InvalidRequest(f"schema={self.schema!r}: PostgreSQL keeps names that begin with pg_ for itself")
         object.__setattr__(self, "sql", PostgresStatements(self.schema))
 
     @property

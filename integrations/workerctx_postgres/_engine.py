@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from workerctx.queue.broadcast import Broadcast
     from workerctx.queue.hand import Call
+    from workerctx.queue.sql.merging import Step
     from workerctx.queue.waking import News
     from workerctx_postgres._connection import Database
     from workerctx_postgres._hub import PostgresHub
@@ -133,28 +134,46 @@ class Writer:
         """
         todo = list(steps(calls))
         for step in todo:
-            told = len(tx.events)
             if guarded:
-                cursor.execute("SAVEPOINT step", prepare=False)
+                self._do_guarded(tx, cursor, step)
+                continue
             try:
                 step.do(tx)
             except CONFLICTS:
                 raise
             except Exception as exc:
-                error: BaseException = exc
-                if isinstance(exc, (psycopg.Error, UnicodeError)):
-                    error = self._database.explain(exc)
-                    if isinstance(error, StoreUnavailable):
-                        raise
-                if not guarded and len(todo) > 1:
+                error = self._explained(exc)
+                if len(todo) > 1 or step.apart(error):
                     raise _StepFailed from exc
                 step.fail(error)
-                if not guarded:
-                    return False
-                self._connection.pgconn.exec_(b"ROLLBACK TO step")
-                del tx.events[told:]
-                tx.groups = self._groups = Groups()
+                return False
         return True
+
+    def _do_guarded(self, tx: PostgresTransaction, cursor: psycopg.Cursor[Any], step: Step) -> None:
+        """Do a step so that its failure leaves no trace and spares the others."""
+        told = len(tx.events)
+        cursor.execute("SAVEPOINT step", prepare=False)
+        try:
+            step.do(tx)
+        except CONFLICTS:
+            raise
+        except Exception as exc:  # noqa: BLE001 - its callers get it
+            error = self._explained(exc)
+            self._connection.pgconn.exec_(b"ROLLBACK TO step")
+            del tx.events[told:]
+            tx.groups = self._groups = Groups()
+            step.fail(error)
+            for single in step.apart(error):
+                self._do_guarded(tx, cursor, single)
+
+    def _explained(self, error: Exception) -> Exception:
+        """Return what a call is to be told; raises the error again if the store is to blame."""
+        if not isinstance(error, (psycopg.Error, UnicodeError)):
+            return error
+        explained = self._database.explain(error)
+        if isinstance(explained, StoreUnavailable):
+            raise error
+        return explained
 
     def _commit(self, cursor: psycopg.Cursor[Any], news: News | None) -> None:
         tell = b"" if news is None or not _tells_of_work(news) else self._hub.telling(self._connection, news) + b"; "

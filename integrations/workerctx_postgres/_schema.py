@@ -85,7 +85,12 @@ _MOVING: Final = (
         ns bigint NOT NULL, batch text COLLATE "C" NOT NULL, PRIMARY KEY (ns, batch))""",
 )
 
-MIGRATIONS: Final = (_FIRST, _MOVING)
+_DRAINING: Final = (
+    # Until when a limit is closed that was drained, so that another rate opens it neither earlier nor later.
+    "ALTER TABLE {tables}rate_limits ADD COLUMN closed_until bigint NOT NULL DEFAULT 0",
+)
+
+MIGRATIONS: Final = (_FIRST, _MOVING, _DRAINING)
 """Migration n leads from schema version n to n + 1."""
 
 _META: Final = "CREATE TABLE {tables}meta (key text PRIMARY KEY, value text NOT NULL)"

@@ -129,6 +129,10 @@ class PostgresStatements(Statements):
         super().__init__()
         self._tables = f"{quoted(schema)}.workerctx_"
         # A join could begin at the wrong end as long as the tables are small.
+        self.known_jobs = (
+            "SELECT id, seq, state FROM workerctx_jobs "
+            "WHERE id = ANY (ARRAY(SELECT value->>0 FROM jsonb_array_elements(?::jsonb))) AND ns = ? FOR SHARE"
+        )
         self.holders = (
             "SELECT unique_key, id FROM workerctx_jobs "
             "WHERE unique_key = ANY (ARRAY(SELECT value->>0 FROM jsonb_array_elements(?::jsonb))) AND ns = ? "

@@ -77,7 +77,7 @@ class PostgresStorage(SqlStorage):
 
     def __attrs_post_init__(self) -> None:
         self._hub = PostgresHub(self._database, self.namespace)
-        self._callers = CallersTransaction(self._database, self._hub)
+        self._callers = CallersTransaction(self._database, self._hub, self._number)
         self._assemble("postgres", self._hub, self._callers, hang_limit=2 * self._database.timeout)
 
     @property
@@ -109,7 +109,6 @@ class PostgresStorage(SqlStorage):
             raise database.explain(exc) from exc
         assert found is not None
         ns: int = found[0]
-        self._callers.ns = ns
         return ns
 
     def _make_writer(self) -> Writer:

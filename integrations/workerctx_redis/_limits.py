@@ -8,7 +8,7 @@ import attrs
 
 from workerctx.errors import InvalidRequest, Throttled, UnknownScope
 from workerctx.queue.codec import decode_json
-from workerctx.queue.limits import Granted, RateLimit
+from workerctx.queue.limits import Granted, RateLimit, check_acquire
 from workerctx.queue.sql.rows import from_micros, to_micros
 from workerctx.queue.transitions import check_wait
 from workerctx_redis._operations import Answer, Operation, done
@@ -32,8 +32,7 @@ class RedisRateLimits:
 
     async def acquire(self, scope: str, *, amount: int = 1) -> Granted | Throttled:
         """Do `RateLimits.acquire`."""
-        if amount < 1:
-            raise InvalidRequest(f"acquire at least 1, not {amount}")
+        check_acquire(scope, amount)
 
         def read(answer: Answer) -> Granted | Throttled:
             match answer.result:

@@ -87,7 +87,13 @@ class RedisMoving:
     async def adopt(self, settings: Settings) -> None:
         """Let the settings of another store hold here too."""
         limits = [
-            (each.limit.scope, each.limit.capacity, float(each.limit.per), to_micros(each.full_until))
+            (
+                each.limit.scope,
+                each.limit.capacity,
+                float(each.limit.per),
+                to_micros(each.full_until),
+                to_micros(each.closed_until),
+            )
             for each in settings.limits
         ]
         pauses = [(queue, optional_micros(until)) for queue, until in settings.pauses.items()]
@@ -161,9 +167,14 @@ def _schedule_row(schedule: Schedule) -> tuple[Any, ...]:
 
 def _settings(answer: Answer) -> Settings:
     fields, pauses, workflows = answer.result
-    limits = [(scope, *decode_json(text)) for scope, text in sorted(zip(fields[::2], fields[1::2], strict=True))]
     return Settings(
-        limits=[LimitInUse(RateLimit(scope, capacity, per), from_micros(tat)) for scope, capacity, per, tat in limits],
+        limits=[
+            _in_use(scope, *decode_json(text)) for scope, text in sorted(zip(fields[::2], fields[1::2], strict=True))
+        ],
         pauses={queue: optional_seconds(until or None) for queue, until in pauses},
         workflows=frozenset(workflows),
     )
+
+
+def _in_use(scope: str, capacity: int, per: float, tat: int, closed_until: int = 0) -> LimitInUse:
+    return LimitInUse(RateLimit(scope, capacity, per), from_micros(tat), from_micros(closed_until))

@@ -16,10 +16,9 @@ from workerctx.errors import (
     WrongState,
 )
 from workerctx.queue import transitions
-from workerctx.queue.codec import encode_json
 from workerctx.queue.finish import CompleteLease, FailLease, ReleaseLease, SnoozeLease, ThrottleLease
 from workerctx.queue.ids import new_id
-from workerctx.queue.sql.rows import to_micros
+from workerctx.queue.sql.rows import json_text, to_micros
 from workerctx_redis._records import split_lease, to_claimed
 from workerctx_redis._source import HOMES
 
@@ -206,11 +205,12 @@ class _Finishes:
         for place, how in enumerate(finishes):
             try:
                 transitions.check_finish(how)
+                words = _finish_words(how)
             except InvalidRequest as exc:
                 self._outcomes[place] = exc
                 continue
             self._sent.append(place)
-            self._add(how.lease_id, *_finish_words(how))
+            self._add(how.lease_id, *words)
 
     def _add(self, lease: str, word: str, *details: Any) -> None:
         job_id, token = split_lease(lease)
@@ -244,7 +244,7 @@ def _finish_words(how: Finish) -> tuple[Any, ...]:
             return "complete", how.outputs_json.decode()
         case FailLease():
             delay = None if how.delay is None else to_micros(how.delay)
-            return "fail", encode_json(how.error, "error").decode(), how.retryable, delay
+            return "fail", json_text(how.error), how.retryable, delay
         case ReleaseLease():
             return ("release",)
         case SnoozeLease():

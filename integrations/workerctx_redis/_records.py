@@ -74,15 +74,16 @@ class Group:
 
 @attrs.define(eq=False)
 class Groups:
-    """The groups that answers named so far; a number keeps its meaning for ever."""
+    """The groups that answers named so far; a server that has lost data may give a number to another one."""
 
     _by_number: dict[int, Group] = attrs.field(factory=dict[int, Group], init=False)
+    _texts: dict[int, str] = attrs.field(factory=dict[int, str], init=False)
 
     def learn(self, names: Sequence[tuple[int, str]]) -> None:
-        """Remember groups by number."""
+        """Remember groups by number, as the answer has just named them."""
         for number, text in names:
-            if number not in self._by_number:
-                self._by_number[number] = Group(*_decode_group(text))
+            if self._texts.get(number) != text:
+                self._by_number[number], self._texts[number] = Group(*_decode_group(text)), text
 
     def __getitem__(self, number: int) -> Group:
         return self._by_number[number]
@@ -95,7 +96,7 @@ def lease_id(job_id: str, token: str) -> str:
 
 def split_lease(lease: str) -> tuple[str, str]:
     """Return the job and the claim of a lease's id; empty ones if no store made it."""
-    job_id, _, token = lease.rpartition(".")
+    job_id, _, token = lease.rpartition(".") if lease.isprintable() else ("", "", "")
     return job_id, token
 
 

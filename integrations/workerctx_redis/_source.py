@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Final
 
 from workerctx.queue.model import DELIVERY_MARGIN, ERROR_HISTORY
-from workerctx.queue.retry import DEFAULT_RETRY
+from workerctx.queue.retry import DEFAULT_RETRY, LONGEST_WAIT
 from workerctx.queue.transitions import BY_USER
 
 AT_ONCE: Final = 1000
@@ -23,7 +23,7 @@ _TOGETHER: Final = (("claim", "finish"), ("enqueue",), ("look",), _ROOMS)
 
 _SETTINGS: Final = f"""local settings = {{
   at_once = {AT_ONCE}, staged_for = {STAGED_FOR}, delivery_margin = {DELIVERY_MARGIN},
-  error_history = {ERROR_HISTORY}, by_user = '{BY_USER}', retry = {{
+  longest_wait = {LONGEST_WAIT * 1_000_000:.0f}, error_history = {ERROR_HISTORY}, by_user = '{BY_USER}', retry = {{
     backoff = 'exponential', base = {DEFAULT_RETRY.base}, cap = {DEFAULT_RETRY.cap},
     jitter = {str(DEFAULT_RETRY.jitter).lower()},
   }},

@@ -1,4 +1,5 @@
-"""A TCP proxy in front of a real server, for tests of what networks do: it cuts, refuses, stalls and delays.
+"""A TCP proxy in front of a real server, for tests of what networks do: it cuts, refuses, stalls, delays and
+lies.
 
 It runs in a thread with an event loop of its own, so every method can be called from plain tests and from both event
 loops; each returns when it has taken effect.
@@ -94,6 +95,10 @@ class Proxy:
         """Reset every connection; new ones are welcome."""
         self._do(self._cut())
 
+    def say(self, data: bytes) -> None:
+        """Send bytes to every client, which the server has not sent."""
+        self._do(self._say(data))
+
     @contextmanager
     def refusing(self) -> Generator[None]:
         """Reset every connection, and each new one at once, inside the block."""
@@ -120,6 +125,10 @@ class Proxy:
     async def _cut(self) -> None:
         while self._links:
             self._links.pop().cut()
+
+    async def _say(self, data: bytes) -> None:
+        for link in self._links:
+            link.sides[0].write(data)
 
     async def _gate(self, directions: tuple[str, ...], *, is_open: bool) -> None:
         for direction in directions:

@@ -27,7 +27,8 @@ class RateLimits(Protocol):
     async def configure(self, scope: str, *, capacity: int, per: float) -> None:
         """Set a limit: ``capacity`` calls at once, refilled evenly over ``per`` seconds.
 
-        What is used up stays used up.
+        What is used up stays used up: as many calls, also if the rate is another one than before. A limit that is
+        drained stays closed as long.
 
         Raises:
             InvalidRequest: Capacity or period are out of range.

@@ -73,10 +73,12 @@ class LimitInUse:
     Attributes:
         limit: The limit.
         full_until: When all of it would be free again, in store time.
+        closed_until: Until when nobody acquires because it was drained, in store time.
     """
 
     limit: RateLimit
     full_until: float
+    closed_until: float = 0.0
 
 
 @attrs.frozen(kw_only=True)
@@ -151,8 +153,9 @@ class Moving(Protocol):
     async def adopt(self, settings: Settings) -> None:
         """Let the settings of another store hold here too.
 
-        A limit that is configured here keeps its rate, and counts as used up what is used up there. Jobs of
-        cancelled workflows are cancelled.
+        A limit that is configured here keeps its rate, counts as many calls as used up as there, and is closed as long
+        if it was drained there. Of two pauses of a queue the longer one holds. Jobs of cancelled workflows are
+        cancelled.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,13 @@ from workerctx.errors import InvalidRequest
 
 MAX_JSON_BYTES: Final = 1024 * 1024
 """Largest encoded payload, result or progress value, in bytes."""
+
+MAX_JSON_DEPTH: Final = 200
+"""How deep lists and objects may be inside each other: far from where it depends on the stack who can read them."""
+
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -24,7 +32,8 @@ def encode_json(value: Any, what: str = "payload") -> bytes:
         what: How the value is called in an error message.
 
     Raises:
-        InvalidRequest: The value is not JSON, holds NaN or infinity, or is larger than 1 MiB when encoded.
+        InvalidRequest: The value is not JSON, holds NaN or infinity, is larger than 1 MiB when encoded, or has more
+            than 200 lists and objects inside each other.
     """
     try:
         raw = _encode(value)
@@ -37,10 +46,33 @@ def encode_json(value: Any, what: str = "payload") -> bytes:
             f"the {what} is {len(raw)} bytes of JSON and the limit is {MAX_JSON_BYTES}: "
             "store the data elsewhere and pass a reference to it"
         )
+    check_depth(raw, what)
     # NaN and infinity are encoded as null, so only a value that shows a null can hide one.
     if b"null" in raw and _has_non_finite(msgspec.to_builtins(value)):
         raise InvalidRequest(f"the {what} holds NaN or infinity, which JSON cannot say: use None or a string")
     return raw
+
+
+def check_depth(raw: bytes, what: str) -> None:
+    """Refuse JSON of which a store might not be able to read back what it has written.
+
+    Args:
+        raw: The JSON.
+        what: How the value is called in an error message.
+
+    Raises:
+        InvalidRequest: More than `MAX_JSON_DEPTH` lists and objects are inside each other.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= MAX_JSON_DEPTH:
+        return
+    left = _STRINGS.sub(b"", raw).translate(_BRACKETS, _ALL_BUT_BRACKETS)
+    for _ in range(MAX_JSON_DEPTH):
+        left = left.replace(b"[]", b"")  # the innermost ones
+        if not left:
+            return
+    raise InvalidRequest(
+        f"the {what} has more than {MAX_JSON_DEPTH} lists and objects inside each other: make it flatter"
+    )
 
 
 def decode_json(raw: bytes | str) -> Any:

@@ -124,10 +124,11 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
         for names in (self.labels, self.queues, self.kinds):
             if isinstance(names, str):
                 raise InvalidRequest(f"expected several names, got the text {names!r}: pass [{names!r}]")
+        queues = frozenset(self.queues) if self.weights else ()
         for queue, weight in self.weights.items():
             if weight < 1:
                 raise InvalidRequest(f"a queue's weight must be at least 1, and that of {queue!r} is {weight}")
-            if queue not in self.queues:
+            if queue not in queues:
                 raise InvalidRequest(f"there is a weight for {queue!r}, which is not among the queues of the claim")
         for kind, most in self.kind_limits.items():
             if most < 0:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 import msgspec
 
-from workerctx.errors import InvalidRequest
-from workerctx.queue.request import check_name
+from workerctx.errors import InvalidRequest, UnknownScope
+from workerctx.queue.request import check_name, is_whole
 from workerctx.queue.retry import LONGEST_WAIT
+
+if TYPE_CHECKING:
+    from workerctx.queue.cargo import LimitInUse
+
+LARGEST_CAPACITY: Final = 2**53
+"""What every store can count exactly."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -20,7 +28,7 @@ class RateLimit(msgspec.Struct, frozen=True):
 
     Attributes:
         scope: Its name, cluster-wide.
-        capacity: Largest burst, at least 1.
+        capacity: Largest burst, at least 1 and at most `LARGEST_CAPACITY`.
         per: Seconds in which ``capacity`` calls are allowed.
     """
 
@@ -30,7 +38,7 @@ class RateLimit(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_name("a rate limit's scope", self.scope)
-        if not (isinstance(self.capacity, int) and self.capacity >= 1 and 0 < self.per <= LONGEST_WAIT):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        if not (is_whole(self.capacity) and 1 <= self.capacity <= LARGEST_CAPACITY and 0 < self.per <= LONGEST_WAIT):
             raise InvalidRequest(
                 f"a rate limit needs a whole capacity >= 1 and per > 0 seconds, got {self.capacity} per {self.per}"
             )
@@ -39,3 +47,26 @@ class RateLimit(msgspec.Struct, frozen=True):
     def interval(self) -> float:
         """Seconds between two calls at the allowed rate."""
         return self.per / self.capacity
+
+    def full_until(self, used: LimitInUse, now: float) -> float:
+        """Return when all of this limit is free if as many calls of it are used up as of another one."""
+        opens = max(now, used.closed_until)
+        full = opens
+        if used.full_until > opens:
+            slower = self.per * used.limit.capacity / (used.limit.per * self.capacity)
+            full += min((used.full_until - opens) * slower, LONGEST_WAIT)
+        # A closed limit opens with one call.
+        return full if opens == now else max(full, opens + self.per - self.interval)
+
+
+def check_acquire(scope: str, amount: int) -> None:
+    """Refuse a number of calls that no limit can give, and a name that no limit can have.
+
+    Raises:
+        InvalidRequest: The amount is below 1, or larger than any capacity.
+        UnknownScope: The name is not printable.
+    """
+    if not 1 <= amount <= LARGEST_CAPACITY:
+        raise InvalidRequest(f"acquire at least 1 and at most {LARGEST_CAPACITY} calls, not {amount}")
+    if not scope.isprintable():
+        raise UnknownScope(scope)

@@ -105,15 +105,17 @@ async def move(
         history: Whether succeeded and cancelled jobs move too.
         patience: Seconds without anything that could move after which to give up and say what is left; None waits
             for ever.
-        limit: About how many jobs travel together.
+        limit: About how many jobs travel together, at least 1.
         tell: Called with the report after each batch.
 
     Raises:
-        InvalidRequest: Source and target are the same.
+        InvalidRequest: Source and target are the same, or the limit is less than 1.
         MoveRefused: See `Moving.take_out` and `Moving.put_in`.
 
     Cancellation: what has left has arrived, or is in the outbox until the next move from source to target.
     """
+    if limit < 1:
+        raise InvalidRequest(f"jobs travel at least 1 together, got limit={limit}")
     mover = _Mover(source, target, history, limit, tell)
     await mover.check()
     await mover.run(patience)

@@ -63,6 +63,11 @@ def as_names(value: Iterable[str]) -> tuple[str, ...]:
     return tuple(value) if value else _NO_NAMES
 
 
+def is_whole(value: object) -> bool:
+    """Tell whether a value is a whole number; True and False are none, though Python counts them as such."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_name(what: str, value: str) -> None:
     """Refuse a name that is empty, too long or unprintable.
 
@@ -163,11 +168,11 @@ class EnqueueRequest:
         if self.pinned_queue is not None:
             check_name("a queue's name", self.pinned_queue)
         # Callers may be untyped, and one row that cannot be read back holds up all that are claimed with it.
-        if not (isinstance(self.max_attempts, int) and 1 <= self.max_attempts <= _MAX_WHOLE):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
+        if not (is_whole(self.max_attempts) and 1 <= self.max_attempts <= _MAX_WHOLE):
             raise InvalidRequest(
                 f"max_attempts counts runs, so it must be a whole number and at least 1, got {self.max_attempts!r}"
             )
-        if not (isinstance(self.priority, int) and -_MAX_WHOLE <= self.priority <= _MAX_WHOLE):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
+        if not (is_whole(self.priority) and -_MAX_WHOLE <= self.priority <= _MAX_WHOLE):
             raise InvalidRequest(f"priority must be a whole number that fits into 32 bits, got {self.priority!r}")
         if self.retry is not None:
             as_backoff(self.retry)
@@ -197,7 +202,9 @@ class EnqueueRequest:
         for what, moment in (("run_at", self.run_at), ("expires_at", self.expires_at)):
             if moment is not None:
                 check_moment(what, moment)
-        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
+        if self.timeout is not None and not (
+            self.timeout is not True and math.isfinite(self.timeout) and self.timeout > 0
+        ):
             raise InvalidRequest(f"timeout must be more than 0 seconds or None, got {self.timeout}")
 
     def _check_collections(self) -> None:

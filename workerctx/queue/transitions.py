@@ -144,6 +144,10 @@ def check_finish(how: Finish) -> None:
                 check_wait(how.delay)
             if how.error.details is not None:
                 encode_json(how.error.details, "error's details")
+            try:
+                "".join((how.error.kind, how.error.message, how.error.traceback or "")).encode()
+            except UnicodeError as exc:
+                raise InvalidRequest(f"an error is told in texts, and this is none: {exc}") from exc
         case SnoozeLease():
             check_wait(how.delay)
         case ThrottleLease():
@@ -179,6 +183,11 @@ def ending(job: QueuedJob, now: float) -> JobEvent:
     if job.state is JobState.DEAD:
         return Failed(**about, error=error, attempt=job.attempt, retryable=False)
     return Failed(**about, error=error, attempt=job.attempt, retryable=True, run_at=job.run_at)
+
+
+def reason_of(job: QueuedJob) -> str:
+    """Return why a job was cancelled."""
+    return job.error_history[-1].error.message
 
 
 def given_back(job: QueuedJob, now: float) -> JobEvent:

@@ -65,6 +65,10 @@ class Chores:
         """Do them inside; the last act is to tell the store what became of the jobs."""
         name, config = self._context.name, self._config
         ticker = Ticker(self._storage, self._jobs.schedules)
+        if self._burst:
+            # Who finds nothing to do would be gone before it is known what is due, and what has expired.
+            await ticker.fire()
+            await self._reap()
         self._context.listen(lambda _, event: self._follow(event), Pause, Resume, Stop)
         async with anyio.create_task_group() as tasks:
             for chore in (

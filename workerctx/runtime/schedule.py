@@ -33,10 +33,10 @@ class Ticker:
 
     async def run(self, worker: str) -> None:
         """Fire due schedules until cancelled; a store that fails is asked again."""
-        await keep_on(worker, "fire schedules", _RETRY, self._fire)
+        await keep_on(worker, "fire schedules", _RETRY, self.fire)
 
-    async def _fire(self) -> float:
-        """Fire what is due, and return in how many seconds to look again."""
+    async def fire(self) -> float:
+        """Declare the schedules once, fire what is due, and return in how many seconds to look again."""
         if not self._is_declared:
             await self._declare()
             self._is_declared = True

@@ -9,6 +9,8 @@ end
 
 -- Which form the data has; written by whoever comes first.
 function actions.version(current)
+  -- Whoever may not tell workers of jobs hears it before he has added any.
+  call('PUBLISH', channel .. ':opened', origin)
   local found = call('HGET', ns .. ':meta', 'version')
   if not found then call('HSET', ns .. ':meta', 'version', current) end
   -- Some users may not ask; then what the server does when it is full is not known.
@@ -23,10 +25,41 @@ end
 
 -- Rate limits, by the generic cell rate algorithm: one moment for each scope.
 
+-- When all of a limit is free, and until when it is closed because it was drained; older releases left that out.
+local function set_limit(scope, capacity, per, tat, closed)
+  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f,%.0f]', capacity, per, tat, closed or 0))
+end
+
+-- When all of a limit is free if as many calls of it are used up as of another one.
+local function full_until(capacity, per, other_capacity, other_per, other_tat, closed)
+  local opens = max(now, closed or 0)
+  local full = opens
+  if other_tat > opens then
+    local slower = per * other_capacity / (other_per * capacity)
+    full = full + min(floor((other_tat - opens) * slower + 0.5), settings.longest_wait)
+  end
+  -- A closed limit opens with one call.
+  return opens == now and full or max(full, opens + floor(per * 1000000 * (capacity - 1) / capacity))
+end
+
 function actions.configure(scope, capacity, per)
+  local text, tat, closed = call('HGET', LIMITS, scope), 0, nil
+  if text then
+    local known = cjson.decode(text)
+    tat, closed = full_until(capacity, per, unpack(known)), known[4]
+  end
+  set_limit(scope, capacity, per, tat, closed)
+end
+
+-- Set a limit unless it is there, and count as used up what is used up elsewhere.
+function shared.adopt_limit(scope, capacity, per, tat, closed)
   local text = call('HGET', LIMITS, scope)
-  local tat = text and cjson.decode(text)[3] or 0
-  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, tat))
+  if text then
+    local known_capacity, known_per, known_tat, known_closed = unpack(cjson.decode(text))
+    tat = max(known_tat, full_until(known_capacity, known_per, capacity, per, tat, closed))
+    capacity, per, closed = known_capacity, known_per, max(known_closed or 0, closed)
+  end
+  set_limit(scope, capacity, per, tat, closed)
 end
 
 function actions.acquire(scope, amount)
@@ -38,7 +71,7 @@ function actions.acquire(scope, amount)
   local wait = after - now - per * 1000000
   if wait > 0 then return { 'wait', max(wait, 1) } end
   insist()
-  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, after))
+  set_limit(scope, capacity, per, after)
   return { 'granted' }
 end
 

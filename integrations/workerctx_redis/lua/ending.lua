@@ -56,9 +56,10 @@ local function count_of(name, ids)
 end
 
 -- Let the jobs that wait for these, each with its id and state, go on, or cancel them, generation after generation. A
--- crowd is dealt with in several calls: what is left over is written down and comes first in the next one.
-local function settle(ends)
-  local room, index, ids = settings.at_once, 1, {}
+-- crowd is dealt with in several calls: what is left over is written down and comes first in the next one. Who wants
+-- to tell of all that are cancelled, with the reasons, passes a list for them, and then nothing is left over.
+local function settle(ends, told)
+  local room, index, ids = told and 2 ^ 31 or settings.at_once, 1, {}
   for place, job in ipairs(ends) do ids[place] = job.id end
   if #ids == 0 or count_of('open', ids) == 0 then return end
   while ends[index] do
@@ -71,8 +72,10 @@ local function settle(ends)
       local child = load(id)
       if child and child.state == 'blocked' then
         if word ~= 'succeeded' and options_of(child).on_parent_failure ~= 'run' then
-          cancel(child, format("job '%s', which it depends on, is %s", parent, word))
+          local reason = format("job '%s', which it depends on, is %s", parent, word)
+          cancel(child, reason)
           insert(ends, child)
+          if told then insert(told, { id, reason }) end
         else
           child.parents = child.parents - 1
           if child.parents <= 0 then
@@ -129,9 +132,11 @@ local function drain(scope, retry_after)
   local text = call('HGET', LIMITS, scope)
   if not text then return false end
   insist()
-  local capacity, per, tat = unpack(cjson.decode(text))
-  local target = now + retry_after + floor(per * 1000000 * (capacity - 1) / capacity)
-  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, max(tat, target)))
+  local capacity, per, tat, closed = unpack(cjson.decode(text))
+  local opens = now + retry_after
+  local target = opens + floor(per * 1000000 * (capacity - 1) / capacity)
+  tat, closed = max(tat, target), max(closed or 0, opens)
+  call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f,%.0f]', capacity, per, tat, closed))
   return true
 end
 

@@ -237,7 +237,7 @@ function actions.put_in(batch, texts, rows, schedules)
   sset(RECEIVED, batch, true)
   flush()
   for _, each in ipairs(schedules) do join_schedule(unpack(each, 1, 6)) end
-  settle(ends)
+  settle(ends, cancelled)
   return { 'added', cancelled }
 end
 
@@ -248,14 +248,12 @@ function actions.settings()
 end
 
 function actions.adopt(limits, pauses)
-  for _, limit in ipairs(limits) do
-    local scope, capacity, per, tat = unpack(limit)
-    local text = call('HGET', LIMITS, scope)
-    if text then
-      local known = cjson.decode(text)
-      capacity, per, tat = known[1], known[2], max(known[3], tat)
-    end
-    call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f]', capacity, per, tat))
+  for _, limit in ipairs(limits) do shared.adopt_limit(unpack(limit)) end
+  for _, pause in ipairs(pauses) do
+    local queue, till = pause[1], pause[2]
+    -- Of two pauses the longer one holds; one without end is stored as ''.
+    local known = hget(PAUSES, queue)
+    if known then till = till and tonumber(known) and max(till, tonumber(known)) end
+    actions.pause(queue, till)
   end
-  for _, pause in ipairs(pauses) do actions.pause(pause[1], pause[2]) end
 end

@@ -73,9 +73,10 @@ function actions.retry(id)
     local holder = hget(UNIQUE, job.unique_key)
     if holder then return { 'key', job.unique_key, holder } end
   end
-  local waiting = 0
+  local waiting, seen = 0, {}
   for _, parent_id in ipairs(parents_of(job)) do
-    local parent = load(parent_id)
+    local parent = not seen[parent_id] and load(parent_id)
+    seen[parent_id] = true
     if parent then
       sset(key('children', parent_id), id, true)
       if not FINAL[parent.state] then

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import psycopg
 import pytest
 import sqlalchemy
+from psycopg.pq import TransactionStatus
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from workerctx.errors import InvalidRequest, SchemaError
+from workerctx.errors import InvalidRequest, SchemaError, StoreClosed
 from workerctx.queue import EnqueueRequest, JobState, connect
+from workerctx.testing import wait_until
 
 
 @pytest.fixture
@@ -94,10 +98,88 @@ async def test_many_tasks_on_one_connection(storage, place):
 
     async with await psycopg.AsyncConnection.connect(place) as connection:
         async with anyio.create_task_group() as tasks:
-            for number in range(12):
+            for number in range(60):
                 tasks.start_soon(enqueue, number)
         await connection.commit()
     assert sorted(job.id for job in (await storage.jobs.list()).jobs) == sorted(added)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+class TestCancelledMeanwhile:
+    """Q12: a cancellation waits for what has begun on the caller's connection, which is his again then."""
+
+    @pytest.fixture
+    async def blocker(self, place):
+        """Somebody else has locked the jobs; calling it waits until an enqueueing waits for him."""
+        async with (
+            await psycopg.AsyncConnection.connect(place) as other,
+            await psycopg.AsyncConnection.connect(place, autocommit=True) as looking,
+        ):
+            await other.execute("LOCK TABLE workerctx_jobs IN ACCESS EXCLUSIVE MODE")
+            waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'workerctx_jobs'::regclass AND NOT granted"
+
+            async def is_waiting():
+                return (await (await looking.execute(waiting)).fetchone())[0] > 0
+
+            async def blocks():
+                await wait_until(is_waiting)
+                return other
+
+            yield blocks
+
+    async def test_natively(self, storage, place, blocker):
+        """As asyncio.timeout and task.cancel() do it: what the owner rolled back never is there."""
+        ended = []
+
+        async def work():
+            async with connection.transaction():
+                await storage.jobs.enqueue(EnqueueRequest("a"), connection=connection)
+                ended.append("enqueued")
+
+        async with await psycopg.AsyncConnection.connect(place, autocommit=True) as connection:
+            task = asyncio.create_task(work())
+            other = await blocker()
+            task.cancel()
+            await asyncio.wait([task], timeout=0)
+            await other.rollback()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert connection.info.transaction_status is TransactionStatus.IDLE
+            await connection.execute("SELECT 1")
+        assert ended == []
+        assert await states(storage) == {}
+
+    async def test_by_a_scope(self, storage, place, blocker):
+        """As anyio does it: the connection stays open, and what was enqueued counts if its owner commits."""
+        async with await psycopg.AsyncConnection.connect(place) as connection:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+
+                    async def cancel():
+                        other = await blocker()
+                        scope.cancel()
+                        with anyio.CancelScope(shield=True):
+                            await other.rollback()
+
+                    tasks.start_soon(cancel)
+                    await storage.jobs.enqueue(EnqueueRequest("a"), connection=connection)
+                    await anyio.lowlevel.checkpoint()
+            assert scope.cancelled_caught
+            await connection.commit()
+        assert await states(storage) == {JobState.QUEUED: 1}
+
+
+async def test_a_store_that_is_not_open(postgres_url, place):
+    """Q12: nothing is written through a store before it is opened, or after it was closed."""
+    storage = connect(postgres_url())
+    with psycopg.connect(place) as connection:
+        with pytest.raises(StoreClosed):
+            await storage.jobs.enqueue(EnqueueRequest("new kind"), connection=connection)
+        async with storage:
+            pass
+        with pytest.raises(StoreClosed):
+            await storage.jobs.enqueue(EnqueueRequest("new kind"), connection=connection)
+        assert connection.info.transaction_status is TransactionStatus.IDLE
 
 
 class OwnSession(Session):

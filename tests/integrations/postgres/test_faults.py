@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from contextlib import contextmanager
@@ -173,3 +174,32 @@ async def test_fifty_connections_on_the_same_jobs(postgres_url):
         assert len(held) == len({job for job, _ in held}) == 500
         counts = await storage.jobs.counts()
         assert (counts[JobState.RUNNING], counts[JobState.QUEUED]) == (500, 1)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_opening_that_is_cancelled_natively(own_postgres, eventually):
+    """Q15: what asyncio.timeout leaves behind closes itself, and the same storage can be opened again."""
+    storage = connect(f"{own_postgres.url}&namespace={new_id()}")
+    async with connect(own_postgres.url):
+        pass  # the tables are there
+
+    def stores_threads():
+        return sum(thread.name.startswith("workerctx-postgres") for thread in threading.enumerate())
+
+    before = stores_threads()
+    with psycopg.connect(own_postgres.url) as other, psycopg.connect(own_postgres.url, autocommit=True) as looking:
+        other.execute("LOCK TABLE workerctx_namespaces IN ACCESS EXCLUSIVE MODE")
+
+        def backends():
+            return looking.execute(f"SELECT count(*) {BACKENDS}").fetchone()[0]
+
+        opening = asyncio.create_task(storage.__aenter__())
+        await eventually(lambda: backends() == 1)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        other.rollback()
+        await eventually(lambda: backends() == 0)
+        await eventually(lambda: stores_threads() == before)
+    async with storage:
+        await storage.jobs.enqueue(EnqueueRequest("a"))

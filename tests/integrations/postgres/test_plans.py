@@ -17,7 +17,7 @@ HOT = {
     "rows to read": ("job_rows", "workerctx_jobs_pkey"),
     "rows to change": ("held_rows", "workerctx_jobs_pkey"),
     "enqueue, unique keys": ("holders", "(unique_key = ANY"),
-    "enqueue, ids": ("known_jobs", "workerctx_jobs_id"),
+    "enqueue, ids": ("known_jobs", "(id = ANY"),
     "progress": ("set_progress", "workerctx_jobs_pkey"),
     "asking to stop": ("ask_to_stop", "workerctx_jobs_pkey"),
     "one job": ("by_id", "workerctx_jobs_id"),

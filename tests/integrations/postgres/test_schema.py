@@ -146,6 +146,7 @@ async def test_a_role_with_few_rights(place, schema):
     [
         ("nosuch=1", 'invalid connection option "nosuch"'),
         ("schema=", "is no name of a PostgreSQL schema"),
+        ("schema=pg_jobs", "begin with pg_"),
         ("schema=a%25b", "is no name of a PostgreSQL schema"),
         ("schema=a%3Fb", "is no name of a PostgreSQL schema"),
         ("schema=a'b", "is no name of a PostgreSQL schema"),

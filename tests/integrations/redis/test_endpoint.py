@@ -126,6 +126,12 @@ async def test_a_user_with_the_least_rights(own_server, acl_of_the_docs):
         assert await wakeups.wait(10)
     with pytest.raises(StoreDenied, match="does not allow"):
         await add_and_count(f"{url}?prefix=elsewhere")
+    server.command("acl", "setuser", "jobs", "resetchannels")
+    with pytest.raises(StoreDenied, match="channel"):
+        await add_and_count(url)
+    async with connect(f"redis://127.0.0.1:{server.port}") as storage:
+        assert sum((await storage.jobs.counts()).values()) == 2501
+    server.command("acl", "setuser", *acl_of_the_docs)
     server.command("acl", "setuser", "jobs", "-zadd")
     with pytest.raises(StoreDenied, match="does not allow"):
         await add_and_count(url)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 from functools import partial
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from workerctx.errors import InvalidRequest, LeaseLost, SchemaError, StoreClosed, StoreUnsafe
+from workerctx.errors import (
+    InvalidRequest,
+    LeaseLost,
+    SchemaError,
+    StoreClosed,
+    StoreUnavailable,
+    StoreUnsafe,
+    Throttled,
+)
 from workerctx.queue import (
     CompleteLease,
     Constant,
@@ -20,6 +29,7 @@ from workerctx.queue import (
     ReleaseLease,
     connect,
 )
+from workerctx.queue.limits import Granted
 from workerctx.testing import advance
 from workerctx.testing.polling import wait_until
 from workerctx_redis._adding import Part, publish, stage
@@ -352,6 +362,38 @@ async def test_newer_data_are_refused(storage, redis_command, redis_url):
     with pytest.raises(SchemaError, match="version 99"):
         async with connect(redis_url()):
             pass
+
+
+async def test_limits_of_older_releases(storage, redis_command):
+    """W8: a limit that an older release wrote, without a word on draining, is used up as much as it was."""
+    full = round((time.time() + 500) * 1e6)
+    redis_command("hset", f"{storage._prefix}:limits", "x", f"[1,500,{full}]")
+    (found,) = (await storage.moving.settings()).limits
+    assert (found.full_until, found.closed_until) == (pytest.approx(full / 1e6), 0)
+    await storage.rate_limits.configure("x", capacity=2, per=1000)
+    assert isinstance(await storage.rate_limits.acquire("x"), Granted)
+    assert isinstance(await storage.rate_limits.acquire("x"), Throttled)
+
+
+async def test_a_server_that_has_lost_what_it_knew(own_server):
+    """Q1: a worker that stays up while the server loses data takes no job for one of another kind."""
+    server = own_server()
+
+    async def claimed():
+        with suppress(StoreUnavailable):
+            found = await worker.jobs.claim("worker", queues=["other"])
+            kinds.extend([] if found is None else [found[0].kind])
+        return bool(kinds)
+
+    kinds = []
+    async with connect(server.url(timeout="2")) as worker:
+        await worker.jobs.enqueue(EnqueueRequest("send_mail"))
+        assert await worker.jobs.claim("worker") is not None
+        server.command("flushall")
+        async with connect(server.url()) as other:
+            await other.jobs.enqueue(EnqueueRequest("delete_account", queue="other"))
+            await wait_until(claimed)
+    assert kinds == ["delete_account"]
 
 
 async def test_a_server_that_evicts_jobs_is_refused(own_server):

@@ -21,8 +21,11 @@ from workerctx.errors import (
     StoreClosed,
     StoreFull,
     StoreUnavailable,
+    Throttled,
 )
 from workerctx.queue import CompleteLease, EnqueueRequest, JobState, ReleaseLease, Workflow, connect
+from workerctx.queue.limits import Granted
+from workerctx.queue.sql.enqueueing import Enqueue
 from workerctx.queue.sqlite import connection as connection_module
 from workerctx.queue.sqlite import line as line_module
 from workerctx.queue.sqlite import migrate
@@ -95,6 +98,24 @@ async def test_a_newer_schema_is_refused(path, storage):
     with pytest.raises(SchemaError, match="version 99"):
         async with connect(f"sqlite:///{path}"):
             pass
+
+
+async def test_limits_in_older_tables(path, monkeypatch):
+    """Q15, W8: what was used up before a migration stays used up after it."""
+    from workerctx.queue.sqlite import schema
+
+    monkeypatch.setattr(schema, "MIGRATIONS", MIGRATIONS[:2])
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection)
+    monkeypatch.undo()
+    connection.close()
+    full = int((time.time() + 500) * 1e6)
+    _change(path, "INSERT INTO workerctx_namespaces VALUES (1, 'default')")
+    _change(path, "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (1, 'x', 1, 500, ?)", full)
+    async with connect(f"sqlite:///{path}") as storage:
+        await storage.rate_limits.configure("x", capacity=2, per=1000)
+        assert isinstance(await storage.rate_limits.acquire("x"), Granted)
+        assert isinstance(await storage.rate_limits.acquire("x"), Throttled)
 
 
 async def test_a_failing_migration_leaves_nothing(path, monkeypatch):
@@ -267,6 +288,22 @@ async def test_connections_that_cannot_carry_a_job_are_refused_by_name(storage, 
         await storage.jobs.enqueue(EnqueueRequest("a"), connection=callers)
 
 
+async def test_a_store_that_is_not_open_takes_no_jobs_of_callers(path, storage, callers):
+    """Q12: before a store was opened and after it was closed a connection carries no job, and its owner is told so."""
+    other = connect(f"sqlite:///{path}")
+    with pytest.raises(StoreClosed, match="not open"):
+        await other.jobs.enqueue(EnqueueRequest("a"), connection=callers)
+    async with other:
+        await other.jobs.enqueue(EnqueueRequest("a"), connection=callers)
+    callers.commit()
+    with pytest.raises(StoreClosed, match="not open"):
+        await other.jobs.enqueue(EnqueueRequest("a"), connection=callers)
+    with pytest.raises(StoreClosed, match="not open"):
+        await other.jobs.enqueue_bulk([EnqueueRequest("a")], connection="nonsense")
+    assert not callers.in_transaction
+    assert (await storage.jobs.counts())[JobState.QUEUED] == 1
+
+
 async def test_no_event_but_a_wake_up_within_the_fallback(storage, callers):
     """Q12: nothing is published for the caller's transaction; waiters find the job within the fallback interval."""
     async with storage.jobs.subscribe() as events, storage.jobs.wakeups() as wakeups:
@@ -418,6 +455,15 @@ async def test_single_calls_of_many_tasks_share_transactions(storage):
     assert len(claimed) == len(set(claimed)) >= 20
     with pytest.raises(JobNotFound):
         await storage.jobs.get("nobody")
+
+
+async def test_what_one_call_was_merged_with_is_no_parent_of_another(storage):
+    """Q8: the id of a request that was deduped names no job to others, also if they are in the same transaction."""
+    await storage.jobs.enqueue(EnqueueRequest("a", job_id="holder", unique_key="k"))
+    requests = [EnqueueRequest("a", job_id="free", unique_key="k"), EnqueueRequest("a", depends_on=["free"])]
+    deduped, refused = await storage._writer.call(lambda tx: Enqueue.together(tx, requests))
+    assert deduped.deduped
+    assert isinstance(refused, InvalidRequest)
 
 
 CROWD = """

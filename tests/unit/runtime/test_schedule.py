@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import anyio
 import pytest
 
+from workerctx.errors import StoreUnavailable
 from workerctx.queue import EnqueueRequest, Misfire, Schedule, connect
 from workerctx.runtime import WorkerConfig, WorkerLoop
 from workerctx.runtime.schedule import Ticker
@@ -18,7 +19,7 @@ from workerctx.testing import advance, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workerctx.queue import Storage
+    from workerctx.queue import Constant, Storage
     from workerctx.testing import Faults
 
 
@@ -209,3 +210,61 @@ async def test_a_loop_declares_and_fires_its_registry_s_schedules() -> None:
 
 async def _declared(storage: Storage) -> bool:
     return any(schedule.next_fire_at is not None for schedule in await storage.schedules.list())
+
+
+class TestBurst:
+    """W11: a loop that runs until there is nothing left to do, as a cron job starts it."""
+
+    async def test_every_schedule_is_declared(self, jobs: JobRegistry, make_loop: Callable[..., WorkerLoop]) -> None:
+        """Also when there is nothing else to do."""
+        _hourly(jobs, 5)
+        await make_loop(jobs).drain()
+        assert len(await jobs.storage.schedules.list()) == 5
+
+    async def test_ticks_that_are_due_are_fired_and_run(
+        self, jobs: JobRegistry, make_loop: Callable[..., WorkerLoop]
+    ) -> None:
+        """By the run that finds them, in an empty queue."""
+        ran = _hourly(jobs, 3)
+        await make_loop(jobs).drain()
+        await advance(jobs.storage, 3700)
+        await make_loop(jobs).drain()
+        assert sorted(ran) == [0, 1, 2]
+
+    async def test_the_job_of_a_worker_that_died_is_run(
+        self, jobs: JobRegistry, make_loop: Callable[..., WorkerLoop], at_once: Constant
+    ) -> None:
+        """Its lease has run out, and nobody else is there to see that."""
+        ran: list[int] = []
+
+        @jobs.register(max_attempts=2, retry=at_once)
+        async def once() -> None:
+            ran.append(1)
+
+        await jobs.enqueue(once.request())
+        assert await jobs.storage.jobs.claim("a worker that dies", lease_ttl=5.0) is not None
+        await advance(jobs.storage, 10)
+        await make_loop(jobs, reap_interval=60.0).drain()
+        assert ran == [1]
+
+    async def test_a_store_that_cannot_fire_fails_the_run(
+        self, unreliable: Any, faults: Faults, make_loop: Callable[..., WorkerLoop]
+    ) -> None:
+        """Instead of an end that looks as if nothing had been due."""
+        _hourly(unreliable, 1)
+        faults.fail("schedules.fire_due")
+        with pytest.raises(StoreUnavailable):
+            await make_loop(unreliable).drain()
+
+
+def _hourly(jobs: JobRegistry, number: int) -> list[int]:
+    """Register handlers with a schedule each; returns a list that they put themselves on."""
+    ran: list[int] = []
+
+    @jobs.register
+    async def tick(index: int) -> None:
+        ran.append(index)
+
+    for index in range(number):
+        jobs.schedule(every=3600, name=f"tick {index}", args=(index,))(tick)
+    return ran

@@ -80,13 +80,16 @@ class Change:
         self.end(job)
         self.settle(job)
 
-    def settle(self, ended: QueuedJob, *, word: str | None = None) -> None:
-        """Let the jobs that wait for a job that has ended go on or be cancelled; see `Graph.settle`."""
+    def settle(self, ended: QueuedJob, *, word: str | None = None) -> list[QueuedJob]:
+        """Let the jobs that wait for an ended one go on, or cancel and return them; see `Graph.settle`."""
+        cancelled: list[QueuedJob] = []
         for job in self.graph.settle(ended, self.now, word=word):
             if job.state.is_final:
+                cancelled.append(job)
                 self.end(job)
             else:
                 self.make_ready(job)
+        return cancelled
 
     def end(self, job: QueuedJob) -> None:
         """Store a job that has come to its end, and say so."""

@@ -12,7 +12,7 @@ from workerctx.errors import InvalidRequest, ScheduleNotFound, Throttled, Unknow
 from workerctx.queue import transitions
 from workerctx.queue.codec import encode_json
 from workerctx.queue.finish import check_ttl
-from workerctx.queue.limits import Granted, RateLimit
+from workerctx.queue.limits import Granted, RateLimit, check_acquire
 from workerctx.queue.memory import adding, finishing
 from workerctx.queue.memory.limits import Bucket
 from workerctx.queue.schedule import Fired
@@ -47,12 +47,13 @@ class MemoryRateLimits:
 
     async def acquire(self, scope: str, *, amount: int = 1) -> Granted | Throttled:
         """Take some calls, or learn how long to wait."""
+        check_acquire(scope, amount)
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:
             bucket = self._bucket(scope)
-            if not 1 <= amount <= bucket.limit.capacity:
+            if amount > bucket.limit.capacity:
                 raise InvalidRequest(
-                    f"{scope!r} allows 1 to {bucket.limit.capacity} calls at once, and {amount} were asked for"
+                    f"rate limit {scope!r} never gives {amount} at once: its capacity is {bucket.limit.capacity}"
                 )
             wait = bucket.take(amount, change.now)
         return Throttled(wait, scope) if wait else Granted(scope)

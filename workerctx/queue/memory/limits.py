@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from workerctx.queue.cargo import LimitInUse
+from workerctx.queue.retry import LONGEST_WAIT
+
 if TYPE_CHECKING:
     from workerctx.queue.limits import RateLimit
 
@@ -34,8 +37,8 @@ class Bucket:
             self._used = used + amount
             return 0.0
         if now < self._closed_until:
-            # What leaks until then is counted from there: `drain` left room for one call.
-            return self._closed_until - now + (amount - 1) * self.limit.interval
+            # What leaks until then is counted from there: there is room for one call at most.
+            return self._at - now + excess * self.limit.interval
         return excess * self.limit.interval
 
     def drain(self, retry_after: float, now: float) -> None:
@@ -46,17 +49,22 @@ class Bucket:
             self._closed_until = until
 
     @property
-    def full_until(self) -> float:
-        """When all of the limit would be free again if nobody took anything more."""
-        return self._at + self._used * self.limit.interval
+    def in_use(self) -> LimitInUse:
+        """The limit and how much of it is used up."""
+        return LimitInUse(self.limit, self._at + self._used * self.limit.interval, self._closed_until)
 
-    def fill(self, until: float, now: float) -> None:
-        """Count as used what leaves all of the limit free at a moment and not before."""
+    def fill(self, other: LimitInUse, now: float) -> None:
+        """Count as many calls as used as of another limit, and stay closed as long."""
+        until = self.limit.full_until(other, now)
         self._used = max(self._leak(now), (until - self._at) / self.limit.interval)
+        if other.closed_until > now:
+            self.drain(other.closed_until - now, now)
 
     def change(self, limit: RateLimit, now: float) -> None:
-        """Follow another capacity and period; what is used up stays used up."""
-        self._used = self._leak(now)
+        """Follow another capacity and period; as many calls stay used up as were."""
+        self._used = min(self._leak(now), LONGEST_WAIT / limit.interval)
+        if now < self._closed_until:
+            self._used = max(self._used, limit.capacity - 1.0)
         self.limit = limit
 
     def _leak(self, now: float) -> float:

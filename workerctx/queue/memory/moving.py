@@ -14,7 +14,6 @@ from workerctx.queue.cargo import (
     HISTORY,
     Arrived,
     Batch,
-    LimitInUse,
     Settings,
     check_absent,
     check_target,
@@ -100,10 +99,7 @@ class MemoryMoving:
         with self._session.change() as change:
             table = change.table
             return Settings(
-                limits=[
-                    LimitInUse(bucket.limit, bucket.full_until)
-                    for _, bucket in sorted(self._session.store.buckets.items())
-                ],
+                limits=[bucket.in_use for _, bucket in sorted(self._session.store.buckets.items())],
                 pauses={
                     queue: table.paused[queue] for queue in list(table.paused) if table.is_paused(queue, change.now)
                 },
@@ -116,9 +112,11 @@ class MemoryMoving:
         with self._session.change() as change:
             for each in settings.limits:
                 bucket = self._session.store.buckets.setdefault(each.limit.scope, Bucket(each.limit))
-                bucket.fill(each.full_until, change.now)
+                bucket.fill(each, change.now)
             for queue, until in settings.pauses.items():
-                steering.pause(change, queue, until, cancel_running=False)
+                known = change.table.paused.get(queue, until)
+                longer = None if until is None or known is None else max(until, known)
+                steering.pause(change, queue, longer, cancel_running=False)
             for workflow_id in sorted(settings.workflows):
                 steering.cancel_workflow(change, workflow_id)
 
@@ -185,7 +183,7 @@ def _enter(change: Change, batch: Batch) -> dict[str, str]:
             if arrived.state is JobState.BLOCKED:
                 graph.wait_for(arrived, waits_for)
     for job in refused:
-        change.settle(job)
+        reasons.update((each.id, transitions.reason_of(each)) for each in change.settle(job))
     return reasons
 
 

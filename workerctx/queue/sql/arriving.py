@@ -91,7 +91,8 @@ class _Arrival:
         progress = [(self._seqs[job.id], json_text(job.progress)) for job in arrived if job.progress is not None]
         tx.run_rows(tx.sql.put_progress, progress)
         self._tell(arrived, reasons)
-        release_dependants(tx, {self._seqs[job.id]: End.of(job) for job in arrived if job.id in reasons})
+        refused = {self._seqs[job.id]: End.of(job) for job in arrived if job.id in reasons}
+        reasons.update((job.id, transitions.reason_of(job)) for job in release_dependants(tx, refused))
         return reasons
 
     def _look_up(self, statement: str, names: Iterable[str]) -> list[Any]:

@@ -37,6 +37,7 @@ class Enqueue(Merging["EnqueueRequest", EnqueueOutcome]):
                 outcomes.append(batch.add(request))
             except InvalidRequest as exc:
                 outcomes.append(exc)
+            batch.aliases.clear()  # the requests know nothing of each other
         batch.write()
         return outcomes
 
@@ -54,14 +55,18 @@ def enqueue_all(tx: Transaction, requests: Sequence[EnqueueRequest]) -> list[Enq
 
 
 class _Batch:
-    """Rows that are on their way into the table, with what must be known of those that are there."""
+    """Rows that are on their way into the table, with what must be known of those that are there.
+
+    Attributes:
+        aliases: Ids of requests that were not added, and the jobs that later ones in the same batch mean by them.
+    """
 
     def __init__(self, tx: Transaction, requests: Sequence[EnqueueRequest]) -> None:
         self._tx = tx
         self._numbers = tx.fresh_numbers()
         self._rows: list[tuple[object, ...]] = []
         self._dependencies: list[tuple[int, int, int]] = []
-        self._aliases: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}
         self._groups: dict[tuple[str, str, tuple[str, ...]], int] = {}
         workflows = {request.workflow_id for request in requests if request.workflow_id is not None}
         # Nobody cancels the workflows meanwhile.
@@ -75,14 +80,14 @@ class _Batch:
 
     def add(self, request: EnqueueRequest) -> EnqueueOutcome:
         """Prepare a row, unless an active job has its unique key."""
+        if request.job_id in self._known or request.job_id in self.aliases:
+            raise InvalidRequest(f"the job id {request.job_id!r} is taken: leave job_id out, or make one with new_id()")
         if request.unique_key is not None:
             holder = self._holders.get(request.unique_key)
             if holder is not None:
                 if request.job_id is not None:
-                    self._aliases[request.job_id] = holder
+                    self.aliases[request.job_id] = holder
                 return EnqueueOutcome(holder, deduped=True)
-        if request.job_id in self._known:
-            raise InvalidRequest(f"the job id {request.job_id!r} is taken: leave job_id out, or make one with new_id()")
         job_id = new_id() if request.job_id is None else request.job_id
         seq = next(self._numbers)
         waiting, reason = self._look_at_parents(request, seq) if request.depends_on else (0, None)
@@ -157,7 +162,7 @@ class _Batch:
         waiting = 0
         reason: str | None = None
         edges: list[tuple[int, int, int]] = []
-        for parent_id in dict.fromkeys(self._aliases.get(name, name) for name in request.depends_on):
+        for parent_id in dict.fromkeys(self.aliases.get(name, name) for name in request.depends_on):
             found = self._known.get(parent_id) or self._look_at(parent_id)
             if found is None:
                 raise InvalidRequest(
@@ -174,7 +179,7 @@ class _Batch:
 
     def _look_at(self, job_id: str) -> tuple[int, JobState] | None:
         """Return a job that nobody named: it holds the unique key of one that was named."""
-        if job_id not in self._aliases.values():
+        if job_id not in self.aliases.values():
             return None
         found = [(seq, JobState(state)) for _, seq, state in self._look_up(self._tx.sql.known_jobs, [job_id])]
         return found[0] if found else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workerctx.errors import InvalidRequest, QueueError, Throttled, UnknownScope
-from workerctx.queue.limits import Granted, RateLimit
+from workerctx.queue.cargo import LimitInUse
+from workerctx.queue.limits import Granted, RateLimit, check_acquire
 from workerctx.queue.sql.merging import Merging
-from workerctx.queue.sql.rows import MICROSECONDS, to_micros
+from workerctx.queue.sql.rows import MICROSECONDS, from_micros, to_micros
 from workerctx.queue.transitions import check_wait
 
 if TYPE_CHECKING:
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
 
     from workerctx.queue.batching import Batcher
     from workerctx.queue.sql.transaction import Transaction
+
+
+def configure(tx: Transaction, limit: RateLimit) -> None:
+    """Set a limit, of which as many calls stay used up as were."""
+    known = _hold(tx, limit)
+    if limit != known.limit:
+        _change(tx, limit, limit.full_until(known, tx.seconds), known.closed_until)
+
+
+def adopt(tx: Transaction, arriving: LimitInUse) -> None:
+    """Set a limit unless it is there, and count as used up what is used up elsewhere."""
+    known = _hold(tx, arriving.limit)
+    full_until = max(known.full_until, known.limit.full_until(arriving, tx.seconds))
+    _change(tx, known.limit, full_until, max(known.closed_until, arriving.closed_until))
 
 
 def acquire(tx: Transaction, scope: str, amount: int) -> Granted | Throttled:
@@ -62,8 +77,26 @@ def drain(tx: Transaction, scope: str, retry_after: float) -> None:
     Raises:
         UnknownScope: Nobody configured the limit.
     """
-    if not tx.run(tx.sql.drain, tx.now + to_micros(retry_after), tx.ns, scope):
+    opens = tx.now + to_micros(retry_after)
+    if not tx.run(tx.sql.drain, opens, opens, tx.ns, scope):
         raise UnknownScope(scope)
+
+
+def in_use(row: tuple[Any, ...]) -> LimitInUse:
+    """Return a limit as `Statements.limits_in_use` reads it."""
+    scope, capacity, per, tat, closed_until = row
+    return LimitInUse(RateLimit(scope, capacity, per), from_micros(tat), from_micros(closed_until))
+
+
+def _hold(tx: Transaction, limit: RateLimit) -> LimitInUse:
+    """Return the limit of a scope, the given one if there was none; nobody acquires meanwhile."""
+    tx.run(tx.sql.add_limit, tx.ns, limit.scope, limit.capacity, limit.per)
+    return in_use(tx.row(tx.sql.hold_limit, tx.ns, limit.scope))
+
+
+def _change(tx: Transaction, limit: RateLimit, full_until: float, closed_until: float) -> None:
+    times = to_micros(full_until), to_micros(closed_until)
+    tx.run(tx.sql.change_limit, limit.capacity, limit.per, *times, tx.ns, limit.scope)
 
 
 class SqlRateLimits:
@@ -76,14 +109,11 @@ class SqlRateLimits:
     async def configure(self, scope: str, *, capacity: int, per: float) -> None:
         """Set a limit."""
         limit = RateLimit(scope, capacity, per)
-        await self._writer.call(
-            lambda tx: tx.run(tx.sql.configure_limit, tx.ns, limit.scope, limit.capacity, limit.per)
-        )
+        await self._writer.call(lambda tx: configure(tx, limit))
 
     async def acquire(self, scope: str, *, amount: int = 1) -> Granted | Throttled:
         """Take some, or learn how long to wait."""
-        if amount < 1:
-            raise InvalidRequest(f"acquire at least 1, not {amount}")
+        check_acquire(scope, amount)
         return await self._writer.call(Acquire((scope, amount)))
 
     async def drain(self, scope: str, *, retry_after: float) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, Type
 
 import attrs
 
-from workerctx.errors import QueueError
+from workerctx.errors import InvalidRequest, QueueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,9 +63,14 @@ class Step:
         outcomes = self.merging.together(tx, [call.operation.argument for call in self.calls])
         for call, outcome in zip(self.calls, outcomes, strict=True):
             if isinstance(outcome, QueueError):
-                call.error = outcome
+                call.result, call.error = None, outcome
             else:
-                call.result = outcome
+                call.result, call.error = outcome, None
+
+    def apart(self, error: BaseException) -> Sequence[Step]:
+        """Return the calls as steps of their own if the error may be that of one of them; else nothing."""
+        alone = len(self.calls) == 1 or not isinstance(error, InvalidRequest)
+        return [] if alone else [Step([call], self.merging) for call in self.calls]
 
     def fail(self, error: BaseException) -> None:
         """Give every call the same error."""

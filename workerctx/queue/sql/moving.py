@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from workerctx.queue.cargo import BATCH_SIZE, Arrived, Batch, LimitInUse, Settings
-from workerctx.queue.limits import RateLimit
-from workerctx.queue.sql import steering
+from workerctx.queue.cargo import BATCH_SIZE, Arrived, Batch, Settings
+from workerctx.queue.sql import limits, steering
 from workerctx.queue.sql.arriving import put_in
 from workerctx.queue.sql.leaving import outbox, take_out
-from workerctx.queue.sql.rows import from_micros, optional_micros, optional_seconds, to_micros
+from workerctx.queue.sql.rows import optional_micros, optional_seconds
 from workerctx.queue.sql.schedules import definition_text
 
 if TYPE_CHECKING:
@@ -61,10 +60,7 @@ class SqlMoving:
 def _settings(tx: Transaction) -> Settings:
     pauses = {queue: until for queue, until in tx.rows(tx.sql.pauses, tx.ns) if until is None or until > tx.now}
     return Settings(
-        limits=[
-            LimitInUse(RateLimit(scope, capacity, per), from_micros(tat))
-            for scope, capacity, per, tat in tx.rows(tx.sql.limits_in_use, tx.ns)
-        ],
+        limits=[limits.in_use(row) for row in tx.rows(tx.sql.limits_in_use, tx.ns)],
         pauses={queue: optional_seconds(until) for queue, until in pauses.items()},
         workflows=frozenset(workflow for (workflow,) in tx.rows(tx.sql.stopped_workflows, tx.ns)),
     )
@@ -72,9 +68,9 @@ def _settings(tx: Transaction) -> Settings:
 
 def _adopt(tx: Transaction, settings: Settings) -> None:
     for each in settings.limits:
-        limit = each.limit
-        tx.run(tx.sql.adopt_limit, tx.ns, limit.scope, limit.capacity, limit.per, to_micros(each.full_until))
+        limits.adopt(tx, each)
     for queue, until in settings.pauses.items():
-        steering.pause(tx, queue, optional_micros(until), cancel_running=False)
+        tx.run(tx.sql.adopt_pause, tx.ns, queue, optional_micros(until))
+        tx.ready.add(queue)
     for workflow_id in sorted(settings.workflows):
         steering.cancel_workflow(tx, workflow_id)

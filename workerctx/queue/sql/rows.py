@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from workerctx.queue.request import EnqueueRequest
 
 MICROSECONDS: Final = 1_000_000
+_LARGEST_SEQ: Final = 2**63 - 1
+"""Of a row's number; databases count in 64 bits."""
+_DIGITS: Final = len(str(_LARGEST_SEQ))
 
 
 def to_micros(seconds: float) -> int:
@@ -225,9 +228,10 @@ def split_lease(lease: str) -> tuple[str, int]:
         LeaseLost: No store made this id.
     """
     claim_id, dot, seq = lease.rpartition(".")
-    if not dot or not seq.isdecimal():
+    number = int(seq) if dot and seq.isdecimal() and len(seq) <= _DIGITS else -1
+    if not 0 <= number <= _LARGEST_SEQ or not claim_id.isprintable():
         raise LeaseLost(lease, "no such lease was ever granted")
-    return claim_id, int(seq)
+    return claim_id, number
 
 
 def lease_pairs(leases: Iterable[str]) -> str:

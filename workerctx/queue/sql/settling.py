@@ -200,13 +200,14 @@ class End:
 _SUCCEEDED: Final = End(JobState.SUCCEEDED.value)
 
 
-def release_dependants(tx: Transaction, parents: Mapping[int, End], *, listening: bool = False) -> None:
-    """Let children of finished jobs become ready, or cancel them, generation after generation."""
+def release_dependants(tx: Transaction, parents: Mapping[int, End], *, listening: bool = False) -> Sequence[QueuedJob]:
+    """Let children of finished jobs become ready, or cancel and return them, generation after generation."""
+    gone: list[QueuedJob] = []
     while parents and tx.value(tx.sql.any_open) is not None:
         numbers = tx.numbers(parents)
         edges = tx.array(tx.sql.open_children, numbers)
         if not edges:
-            return
+            break
         tx.run(tx.sql.close, numbers)
         done: dict[int, list[End]] = {}
         for parent, child in edges:
@@ -235,7 +236,9 @@ def release_dependants(tx: Transaction, parents: Mapping[int, End], *, listening
         if tx.listening or listening:
             tx.events.extend(transitions.ending(job, tx.seconds) for _, job in cancelled)
         tx.finished = tx.finished or bool(cancelled)
+        gone += (job for _, job in cancelled)
         parents = {seq: End.of(job) for seq, job in cancelled}
+    return gone
 
 
 def changes(job: QueuedJob) -> tuple[object, ...]:

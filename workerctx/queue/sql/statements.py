@@ -205,6 +205,11 @@ class Statements(ABC):
             "INSERT INTO workerctx_pauses (ns, queue, until) VALUES (?, ?, ?) "
             "ON CONFLICT (ns, queue) DO UPDATE SET until = excluded.until"
         )
+        self.adopt_pause: str = (
+            "INSERT INTO workerctx_pauses (ns, queue, until) VALUES (?, ?, ?) ON CONFLICT (ns, queue) DO UPDATE SET "
+            "until = CASE WHEN workerctx_pauses.until IS NULL OR excluded.until IS NULL THEN NULL "
+            f"ELSE {self.greatest}(workerctx_pauses.until, excluded.until) END"
+        )
         self.resume: str = "DELETE FROM workerctx_pauses WHERE ns = ? AND queue = ?"
         self.running_in: str = self.array(
             "seq",
@@ -247,9 +252,13 @@ class Statements(ABC):
         )
 
     def _companions(self) -> None:
-        self.configure_limit: str = (
+        self.add_limit: str = (
             "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (?, ?, ?, ?, 0) "
-            "ON CONFLICT (ns, scope) DO UPDATE SET capacity = excluded.capacity, per = excluded.per"
+            "ON CONFLICT DO NOTHING"
+        )
+        self.change_limit: str = (
+            "UPDATE workerctx_rate_limits SET capacity = ?, per = ?, tat = ?, closed_until = ? "
+            "WHERE ns = ? AND scope = ?"
         )
         after = f"{self.greatest}(tat, ?) + CAST(? * per * 1000000 / capacity AS BIGINT)"
         self.acquire: str = (
@@ -258,9 +267,13 @@ class Statements(ABC):
         )
         self.drain: str = (
             f"UPDATE workerctx_rate_limits SET tat = {self.greatest}(tat, "
-            "? + CAST(per * 1000000 * (capacity - 1) / capacity AS BIGINT)) WHERE ns = ? AND scope = ?"
+            "? + CAST(per * 1000000 * (capacity - 1) / capacity AS BIGINT)), "
+            f"closed_until = {self.greatest}(closed_until, ?) WHERE ns = ? AND scope = ?"
         )
         self.find_limit: str = "SELECT capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? AND scope = ?"
+        limit_in_use = "SELECT scope, capacity, per, tat, closed_until FROM workerctx_rate_limits WHERE ns = ?"
+        self.hold_limit: str = f"{limit_in_use} AND scope = ?{self.hold}"
+        self.limits_in_use: str = f"{limit_in_use} ORDER BY scope"
         self.list_limits: str = "SELECT scope, capacity, per FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
 
         self.register: str = (
@@ -338,10 +351,3 @@ class Statements(ABC):
             f"WHERE workerctx_jobs.seq = {self.number('r', 0)}"
         )
         self.stopped_workflows: str = "SELECT workflow_id FROM workerctx_cancelled_workflows WHERE ns = ?"
-        self.limits_in_use: str = (
-            "SELECT scope, capacity, per, tat FROM workerctx_rate_limits WHERE ns = ? ORDER BY scope"
-        )
-        self.adopt_limit: str = (
-            "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (?, ?, ?, ?, ?) "
-            f"ON CONFLICT (ns, scope) DO UPDATE SET tat = {self.greatest}(workerctx_rate_limits.tat, excluded.tat)"
-        )

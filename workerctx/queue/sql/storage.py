@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
@@ -45,6 +46,11 @@ class SqlStorage(ABC):
     schedules: SqlSchedules = attrs.field(init=False, repr=False)
     moving: SqlMoving = attrs.field(init=False, repr=False)
     _ns: int | None = attrs.field(default=None, init=False, repr=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+    _opening: bool = attrs.field(default=False, init=False, repr=False)
+    """Whether a thread is opening it."""
+    _left: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
+    """Set when the storage is to be closed; another one each time it is opened."""
     _broadcast: Broadcast = attrs.field(factory=Broadcast, init=False, repr=False)
     _waiters: WakeupHub = attrs.field(init=False, repr=False)
     _writer: Batcher[Transaction] = attrs.field(init=False, repr=False)
@@ -95,10 +101,11 @@ class SqlStorage(ABC):
     # What follows from it ---------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._ns is not None:
-            raise StoreClosed("this storage is open already: connect again for a second one")
+        if self._ns is not None or self._opening:
+            raise StoreClosed("this storage is open already, or about to be: connect again for a second one")
         try:
-            await anyio.to_thread.run_sync(self._open)
+            self._left = threading.Event()
+            await anyio.to_thread.run_sync(self._open, self._left)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -125,12 +132,30 @@ class SqlStorage(ABC):
 
         await self._writer.call(do)
 
-    def _open(self) -> None:
-        self._ns = self._find_namespace()
-        self._writer.start()
-        self._reader.start()
+    def _open(self, left: threading.Event) -> None:
+        with self._lock:
+            if left.is_set():
+                return
+            self._opening = True
+        try:
+            self._ns = self._find_namespace()
+            if not left.is_set():
+                self._writer.start()
+                self._reader.start()
+        finally:
+            with self._lock:
+                self._opening = False
+            if left.is_set():
+                self._shut()
 
     def _close(self) -> None:
+        with self._lock:
+            self._left.set()
+            if self._opening:
+                return  # who opened it was cancelled natively, and the thread that he left closes it at its end
+        self._shut()
+
+    def _shut(self) -> None:
         self._waiters.close()
         self._reader.close()
         self._writer.close()

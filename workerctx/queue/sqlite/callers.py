@@ -15,7 +15,7 @@ from workerctx.queue.sqlite.schema import version
 from workerctx.queue.sqlite.transaction import SqliteTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from workerctx.queue.model import EnqueueOutcome
     from workerctx.queue.request import EnqueueRequest
@@ -30,12 +30,11 @@ class SqliteCallers:
     """Enqueues on a connection that belongs to somebody else.
 
     Attributes:
-        ns: Number of the namespace.
         store_id: Which store the tables must be.
     """
 
     _database: Database
-    ns: int = 0
+    _number: Callable[[], int]
     store_id: str = ""
 
     async def enqueue(self, connection: Any, requests: Sequence[EnqueueRequest]) -> list[EnqueueOutcome]:
@@ -46,11 +45,13 @@ class SqliteCallers:
             requests: The jobs.
 
         Raises:
+            StoreClosed: The store is not open.
             InvalidRequest: It is something else, has no transaction to join, or is connected to another store.
             SchemaError: Its database has no job tables.
 
         Threads: runs in the caller's, as such connections want.
         """
+        ns = self._number()
         driver = _driver_connection(connection)
         try:
             self._check(driver)
@@ -59,7 +60,7 @@ class SqliteCallers:
             cursor.row_factory = None
             cursor.execute(TAKE_LOCK)
             # No groups are remembered: the caller may roll them back.
-            return enqueue_all(SqliteTransaction(cursor, self.ns, Groups()), requests)
+            return enqueue_all(SqliteTransaction(cursor, ns, Groups()), requests)
         except sqlite3.Error as exc:
             raise self._database.explain(exc) from exc
 

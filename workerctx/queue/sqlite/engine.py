@@ -87,6 +87,8 @@ class Writer:
             tx.groups = self._groups = Groups()
             error = self._database.explain(exc) if isinstance(exc, REFUSED) else exc
             step.fail(error)
+            for single in step.apart(error):
+                self._guarded(tx, single)
         else:
             tx.cursor.execute("RELEASE step")
 

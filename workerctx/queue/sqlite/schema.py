@@ -78,7 +78,12 @@ _MOVING: Final = (
         ns INTEGER NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (ns, batch)) WITHOUT ROWID""",
 )
 
-MIGRATIONS: Final = (_FIRST, _MOVING)
+_DRAINING: Final = (
+    # Until when a limit is closed that was drained, so that another rate opens it neither earlier nor later.
+    "ALTER TABLE workerctx_rate_limits ADD COLUMN closed_until INTEGER NOT NULL DEFAULT 0",
+)
+
+MIGRATIONS: Final = (_FIRST, _MOVING, _DRAINING)
 """Migration n leads from schema version n to n + 1."""
 
 _HAS_META: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'workerctx_meta'"

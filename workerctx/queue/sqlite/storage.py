@@ -60,7 +60,7 @@ class SqliteStorage(SqlStorage):
     def __attrs_post_init__(self) -> None:
         self._opened = self._database
         self._hub = SqliteHub(self._database, self.namespace)
-        self._callers = SqliteCallers(self._database)
+        self._callers = SqliteCallers(self._database, self._number)
         self._assemble("sqlite", self._hub, self._callers)
 
     @property
@@ -91,7 +91,6 @@ class SqliteStorage(SqlStorage):
                 connection.close()
         except sqlite3.Error as exc:
             raise self._database.explain(exc) from exc
-        self._callers.ns = ns
         # From now on the file must stay this store; a backup of it may take its place.
         self._opened = attrs.evolve(self._database, store_id=self._callers.store_id)
         self._hub.open()

@@ -91,6 +91,7 @@ from workerctx.testing.conformance.opening import TestStorage as TestStorage
 from workerctx.testing.conformance.ordering import TestOrder as TestOrder
 from workerctx.testing.conformance.ordering import TestQueues as TestQueues
 from workerctx.testing.conformance.refusing import TestBadInput as TestBadInput
+from workerctx.testing.conformance.refusing import TestNeighbours as TestNeighbours
 from workerctx.testing.conformance.scheduling import TestSchedules as TestSchedules
 from workerctx.testing.conformance.subscribing import TestSubscribers as TestSubscribers
 from workerctx.testing.conformance.support import StorageFactory as StorageFactory
@@ -124,6 +125,7 @@ __all__ = [
     "TestMovingCompanions",
     "TestMovingFamilies",
     "TestNamespaces",
+    "TestNeighbours",
     "TestOrder",
     "TestParentFailure",
     "TestPause",

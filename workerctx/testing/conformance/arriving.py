@@ -5,14 +5,19 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from workerctx.errors import Throttled
 from workerctx.queue.cargo import moving_of
 from workerctx.queue.events import JobEvent
 from workerctx.queue.model import JobState
+from workerctx.queue.moving import move
 from workerctx.queue.request import EnqueueRequest
 from workerctx.queue.schedule import Schedule
 from workerctx.testing.clock import advance
 from workerctx.testing.conformance.moving import Pair, take_out
 from workerctx.testing.conformance.support import Listener, add, dead_job, state_of, take, take_lease
+
+CROWD = 2500
+"""More jobs than one step of a store may deal with."""
 
 
 @pytest.mark.anyio
@@ -86,10 +91,39 @@ class TestMovingFamilies:
         child = await add(source, "child", depends_on=[parent])
         tolerant = await add(source, "tolerant", depends_on=[parent], on_parent_failure="run")
         _, arrived = await pair.carry()
-        assert set(arrived.cancelled) == {parent}
+        assert set(arrived.cancelled) == {parent, child}
         assert holder in arrived.cancelled[parent]
         assert await state_of(target, child) is JobState.CANCELLED
         assert await state_of(target, tolerant) is JobState.QUEUED
+
+    async def test_all_that_could_not_stay_alive_is_told(self, pair: Pair) -> None:
+        """Q8: a move reports each job that arrived cancelled with the reason that the job has, down to the last."""
+        source, target = pair.source, pair.target
+        await add(target, "holder", unique_key="k")
+        parent = await add(source, "parent", unique_key="k")
+        child = await add(source, "child", depends_on=[parent])
+        sibling = await add(source, "sibling", depends_on=[parent, child])
+        grandchild = await add(source, "grandchild", depends_on=[child, sibling])
+        tolerant = await add(source, "tolerant", depends_on=[grandchild], on_parent_failure="run")
+        await add(source, "last", depends_on=[tolerant])
+        report = await move(source, target)
+        assert set(report.cancelled) == {parent, child, sibling, grandchild}
+        assert repr(parent) in report.cancelled[child]
+        for job_id, reason in report.cancelled.items():
+            error = (await target.jobs.get(job_id)).error
+            assert error is not None
+            assert error.message == reason
+        assert (await target.jobs.counts())[JobState.CANCELLED] == len(report.cancelled)
+
+    async def test_a_crowd_that_could_not_stay_alive(self, pair: Pair) -> None:
+        """Q8: however many jobs wait for one that arrives cancelled, each of them is cancelled and reported."""
+        source, target = pair.source, pair.target
+        await add(target, "holder", unique_key="k")
+        parent = await add(source, "parent", unique_key="k")
+        await source.jobs.enqueue_bulk([EnqueueRequest("child", depends_on=[parent]) for _ in range(CROWD)])
+        report = await move(source, target)
+        assert len(report.cancelled) == CROWD + 1
+        assert (await target.jobs.counts())[JobState.CANCELLED] == CROWD + 1
 
     async def test_a_later_relative_finds_its_parent(self, pair: Pair) -> None:
         """Q2: a dead job that moves later gets the outputs of a parent that moved before, once it is retried."""
@@ -236,6 +270,45 @@ class TestMovingCompanions:
         assert type(await target.rate_limits.acquire("api")).__name__ == "Throttled"
         assert [queue.paused for queue in await source.jobs.queues() if queue.name == "off"] == [True]
 
+    @pytest.mark.parametrize(
+        ("there", "here", "longer"),
+        [(50, None, None), (None, 50, None), (None, None, None), (50, 5000, 5000), (5000, 50, 5000)],
+        ids=str,
+    )
+    async def test_a_queue_that_is_paused(
+        self, pair: Pair, there: float | None, here: float | None, longer: float | None
+    ) -> None:
+        """Q7: of two pauses of a queue the longer one holds at the target, and one without end is the longest."""
+        now = await pair.target.now()
+        for storage, seconds in ((pair.source, there), (pair.target, here)):
+            await storage.jobs.pause_queue("q", until=None if seconds is None else now + seconds)
+        await move(pair.source, pair.target)
+        (queue,) = await pair.target.jobs.queues()
+        assert queue.paused
+        assert queue.paused_until == (None if longer is None else pytest.approx(now + longer, abs=1e-5))
+
+    async def test_a_pause_that_is_over(self, pair: Pair) -> None:
+        """Q7: a pause that has ended at the target does not keep one that arrives from holding."""
+        await pair.target.jobs.pause_queue("q", until=await pair.target.now() + 5)
+        await advance(pair.target, 10)
+        until = await pair.target.now() + 5000
+        await pair.source.jobs.pause_queue("q", until=until)
+        await move(pair.source, pair.target)
+        (queue,) = await pair.target.jobs.queues()
+        assert queue.paused_until == pytest.approx(until, abs=1e-5)
+
+    @pytest.mark.parametrize("here", [(10, 100.0), (10, 10_000.0), (100, 1000.0)], ids=["faster", "slower", "more"])
+    async def test_a_limit_that_is_drained(self, pair: Pair, here: tuple[int, float]) -> None:
+        """W8: a limit that is drained at the source stays closed at the target as long, whatever its rate there."""
+        await pair.source.rate_limits.configure("api", capacity=10, per=1000)
+        await pair.source.rate_limits.drain("api", retry_after=500)
+        await pair.target.rate_limits.configure("api", capacity=here[0], per=here[1])
+        for _ in range(2):
+            await moving_of(pair.target).adopt(await moving_of(pair.source).settings())
+        throttled = await pair.target.rate_limits.acquire("api")
+        assert isinstance(throttled, Throttled)
+        assert throttled.retry_after == pytest.approx(500, abs=3)
+
     async def test_a_limit_that_is_known(self, pair: Pair) -> None:
         """W8: a limit keeps the rate that it has at the target, and gives no more than is left on either side."""
         source, target = pair.source, pair.target
@@ -244,4 +317,31 @@ class TestMovingCompanions:
             await storage.rate_limits.acquire("api", amount=taken)
         await moving_of(target).adopt(await moving_of(source).settings())
         assert type(await target.rate_limits.acquire("api")).__name__ == "Granted"
+        assert type(await target.rate_limits.acquire("api")).__name__ == "Throttled"
+
+    @pytest.mark.parametrize(
+        ("there", "here", "left"),
+        [
+            ((1, 86_400.0, 1), (10, 1000.0, 0), 9),
+            ((10, 1000.0, 4), (10, 86_400.0, 0), 6),
+            ((10, 1000.0, 1), (100, 86_400.0, 3), 97),
+            ((100, 1000.0, 50), (10, 1000.0, 0), 0),
+            ((100, 86_400.0, 0), (10, 1000.0, 4), 6),
+        ],
+        ids=["faster", "slower", "less", "more", "unused"],
+    )
+    async def test_a_limit_of_another_rate(
+        self, pair: Pair, there: tuple[int, float, int], here: tuple[int, float, int], left: int
+    ) -> None:
+        """W8: a limit of the target counts as many calls as used up as the source does, at its own rate."""
+        source, target = pair.source, pair.target
+        for storage, (capacity, per, taken) in ((source, there), (target, here)):
+            await storage.rate_limits.configure("api", capacity=capacity, per=per)
+            if taken:
+                await storage.rate_limits.acquire("api", amount=taken)
+        for _ in range(2):
+            await moving_of(target).adopt(await moving_of(source).settings())
+        assert [(limit.capacity, limit.per) for limit in await target.rate_limits.list()] == [here[:2]]
+        if left:
+            assert type(await target.rate_limits.acquire("api", amount=left)).__name__ == "Granted"
         assert type(await target.rate_limits.acquire("api")).__name__ == "Throttled"

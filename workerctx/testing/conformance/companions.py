@@ -11,6 +11,7 @@ import pytest
 
 from workerctx.errors import InvalidRequest, Throttled, UnknownScope, WorkerNotFound
 from workerctx.queue.limits import Granted, RateLimit
+from workerctx.queue.retry import LONGEST_WAIT
 from workerctx.queue.workers import WorkerCommand, WorkerInfo
 from workerctx.testing.clock import advance
 
@@ -93,6 +94,39 @@ class TestRateLimits:
         await advance(storage, 11)
         assert await grants(storage, "slack", 5) == 1
 
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ((10, 1000.0), (10, 10_000.0)),
+            ((10, 1000.0), (10, 100.0)),
+            ((10, 1000.0), (100, 1000.0)),
+            ((10, 1.0), (100, 1000.0)),
+            ((1, 1.0), (100, 1000.0)),
+        ],
+        ids=["slower", "faster", "more", "more-and-slower", "few"],
+    )
+    async def test_another_rate_of_a_drained_limit(
+        self, storage: Storage, before: tuple[int, float], after: tuple[int, float]
+    ) -> None:
+        """W8: a drained limit opens when it was to, one call first, whatever its rate becomes meanwhile."""
+        await storage.rate_limits.configure("slack", capacity=before[0], per=before[1])
+        await storage.rate_limits.drain("slack", retry_after=500)
+        await storage.rate_limits.configure("slack", capacity=after[0], per=after[1])
+        throttled = await storage.rate_limits.acquire("slack")
+        assert isinstance(throttled, Throttled)
+        assert throttled.retry_after == pytest.approx(500, abs=3)
+        await advance(storage, throttled.retry_after)
+        assert await grants(storage, "slack", 2) == 1
+
+    async def test_fewer_calls_of_a_drained_limit(self, storage: Storage) -> None:
+        """W8: a drained limit whose capacity is lowered opens when as many calls as are too many have come back."""
+        await storage.rate_limits.configure("slack", capacity=10, per=1.0)
+        await storage.rate_limits.drain("slack", retry_after=500)
+        await storage.rate_limits.configure("slack", capacity=1, per=100.0)
+        throttled = await storage.rate_limits.acquire("slack")
+        assert isinstance(throttled, Throttled)
+        assert throttled.retry_after == pytest.approx(500 + 900, abs=3)
+
     async def test_a_shorter_drain_does_not_open(self, storage: Storage) -> None:
         """W8: a drain never shortens the one before."""
         await storage.rate_limits.configure("slack", capacity=10, per=10)
@@ -119,6 +153,43 @@ class TestRateLimits:
             RateLimit("other", 5, 60.0),
             RateLimit("slack", 3, 3000.0),
         ]
+
+    @pytest.mark.parametrize(
+        ("rates", "taken", "left"),
+        [
+            ([(1000, 3600.0), (100, 3600.0)], 100, 0),
+            ([(100, 3600.0), (1000, 3600.0)], 100, 900),
+            ([(10, 1000.0), (10, 100_000.0)], 4, 6),
+            ([(10, 100_000.0), (10, 1000.0)], 4, 6),
+            ([(1000, 3600.0), (100, 3600.0), (1000, 3600.0)], 500, 500),
+            ([(1, 1e8), (1000, 1e6)], 1, 999),
+            ([(1_000_000, 3600.0), (1, 1e11)], 1_000_000, 0),
+        ],
+        ids=["less", "more", "slower", "faster", "back", "much-more", "much-less"],
+    )
+    async def test_another_rate(self, storage: Storage, rates: list[tuple[int, float]], taken: int, left: int) -> None:
+        """W8: as many calls stay used up as were, whatever the rate becomes."""
+        for number, (capacity, per) in enumerate(rates):
+            await storage.rate_limits.configure("slack", capacity=capacity, per=per)
+            if number == 0:
+                assert isinstance(await storage.rate_limits.acquire("slack", amount=taken), Granted)
+        if left:
+            assert isinstance(await storage.rate_limits.acquire("slack", amount=left), Granted)
+        throttled = await storage.rate_limits.acquire("slack")
+        assert isinstance(throttled, Throttled)
+        assert throttled.retry_after <= LONGEST_WAIT
+
+    async def test_it_refills_at_the_new_rate(self, storage: Storage) -> None:
+        """W8: calls that were taken before a change of the rate come back at the new one."""
+        await storage.rate_limits.configure("slack", capacity=4, per=400)
+        assert await grants(storage, "slack", 4) == 4
+        await advance(storage, 100)
+        await storage.rate_limits.configure("slack", capacity=3, per=3000)
+        throttled = await storage.rate_limits.acquire("slack")
+        assert isinstance(throttled, Throttled)
+        assert throttled.retry_after == pytest.approx(1000, rel=0.05)
+        await advance(storage, 2100)
+        assert await grants(storage, "slack", 4) == 2
 
     async def test_limits_are_apart(self, storage: Storage) -> None:
         """W8: one scope's use does not touch another's."""

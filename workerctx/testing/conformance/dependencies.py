@@ -66,6 +66,16 @@ class TestDependencies:
         job, _ = await take(storage)
         assert job.upstream_outputs == dict(zip(parents, range(3), strict=True))
 
+    async def test_a_parent_that_is_named_twice(self, storage: Storage) -> None:
+        """Q9: it is one parent, also when the job that waits for it is put back."""
+        parent = await add(storage, "parent")
+        child = await add(storage, "child", depends_on=[parent, parent])
+        await storage.jobs.cancel(child)
+        await storage.jobs.retry(child)
+        assert await state_of(storage, child) is JobState.BLOCKED
+        await storage.jobs.complete((await take_lease(storage)).id)
+        assert await state_of(storage, child) is JobState.QUEUED
+
     async def test_outputs_of_direct_parents_only(self, storage: Storage) -> None:
         """A job gets what its parents returned, and not what theirs did."""
         a = await add(storage)

@@ -157,6 +157,19 @@ class TestEnqueue:
             await add(storage, job_id="mine")
         assert (await storage.jobs.counts())[JobState.CANCELLED] == 1
 
+    async def test_a_taken_id_whose_key_is_held(self, storage: Storage) -> None:
+        """Q8: a key that is held does not make an id free; a free id of the same request stays free."""
+        await add(storage, job_id="other")
+        holder = await add(storage, job_id="holder", unique_key="k")
+        for taken in ("other", "holder"):
+            with pytest.raises(InvalidRequest, match=taken):
+                await add(storage, job_id=taken, unique_key="k")
+        outcome = await storage.jobs.enqueue(EnqueueRequest("work", job_id="free", unique_key="k"))
+        assert outcome == EnqueueOutcome(holder, deduped=True)
+        with pytest.raises(InvalidRequest, match="free"):
+            await add(storage, depends_on=["free"])
+        assert await add(storage, job_id="free") == "free"
+
     async def test_a_foreign_connection_is_refused(self, storage: Storage) -> None:
         """Q12: a connection that this store cannot use is refused by name, and nothing is written."""
         with pytest.raises(InvalidRequest, match="Nonsense"):
@@ -197,8 +210,11 @@ class TestBulk:
         """Q9: an id that is taken, in the store or within the batch, keeps everything out."""
         await add(storage, job_id="a")
         for clash in (["b", "a"], ["c", "c"]):
-            with pytest.raises(InvalidRequest):
-                await storage.jobs.enqueue_bulk(EnqueueRequest("work", job_id=job_id) for job_id in clash)
+            for key in (None, "k"):
+                with pytest.raises(InvalidRequest):
+                    await storage.jobs.enqueue_bulk(
+                        EnqueueRequest("work", job_id=job_id, unique_key=key) for job_id in clash
+                    )
         assert ids((await storage.jobs.list()).jobs) == ["a"]
 
     async def test_equal_keys_in_a_batch(self, storage: Storage) -> None:

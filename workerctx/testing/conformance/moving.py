@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import attrs
 import pytest
 
@@ -18,6 +19,7 @@ from workerctx.queue.schedule import Schedule
 from workerctx.testing.clock import advance
 from workerctx.testing.conformance.support import (
     NO_WAIT,
+    PATIENCE,
     Listener,
     StorageFactory,
     add,
@@ -294,3 +296,12 @@ class TestMove:
         async with storage_factory() as other:
             with pytest.raises(InvalidRequest, match="same"):
                 await move(storage, other)
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    async def test_a_batch_of_nothing(self, pair: Pair, limit: int) -> None:
+        """Q13: a move whose batches hold no job is refused, and nothing is touched."""
+        await add(pair.source)
+        with anyio.fail_after(PATIENCE), pytest.raises(InvalidRequest, match="limit"):
+            await move(pair.source, pair.target, limit=limit)
+        assert await live(pair.source) == 1
+        assert await moving_of(pair.source).outbox() is None

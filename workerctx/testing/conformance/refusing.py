@@ -1,16 +1,20 @@
 """What cannot be meant is refused, and nothing is changed."""
+# ruff: noqa: PLR2004 - tests compare with the numbers that they have just put in
 
 from __future__ import annotations
 
+import json
 import math
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
 
-from workerctx.errors import InvalidRequest, QueueError
-from workerctx.queue.finish import FailLease, ThrottleLease
+from workerctx.errors import InvalidRequest, LeaseLost, QueueError
+from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease
+from workerctx.queue.limits import Granted
 from workerctx.queue.model import JobError, JobState
 from workerctx.queue.request import EnqueueRequest
 from workerctx.testing.conformance.support import (
@@ -55,6 +59,9 @@ class TestBadInput:
             pytest.param({"kind": "work", "retry": 3}, id="a number of retries"),
             pytest.param({"kind": "work", "priority": 1.5}, id="half a priority"),
             pytest.param({"kind": "work", "max_attempts": 3.0}, id="attempts as float"),
+            pytest.param({"kind": "work", "max_attempts": True}, id="attempts as bool"),
+            pytest.param({"kind": "work", "priority": True}, id="priority as bool"),
+            pytest.param({"kind": "work", "timeout": True}, id="timeout as bool"),
             pytest.param({"kind": "work", "headers": {"a": 1}}, id="headers of numbers"),
             pytest.param({"kind": "work", "headers": {"a": "\udcff"}}, id="headers beyond Unicode"),
         ],
@@ -88,6 +95,43 @@ class TestBadInput:
         assert await state_of(storage, job_id) is JobState.RUNNING
         assert await state_of(storage, other) is JobState.DEAD
 
+    async def test_the_texts_of_an_error(self, storage: Storage) -> None:
+        """Q13: what is no text is refused alone; a long one is stored with whatever else there is."""
+        for _ in range(3):
+            await add(storage)
+        first, second, third = (lease for _, lease in await storage.jobs.claim_many("worker-1", limit=3))
+        long = JobError("Error", "m", details="x" * (1024 * 1024 - 10))
+        outcomes = await storage.jobs.finish_many(
+            [
+                FailLease(first.id, JobError("Error", "bad \udc80 name"), retryable=False),
+                FailLease(second.id, long, retryable=False),
+                CompleteLease(third.id),
+            ]
+        )
+        assert refused(outcomes) == [InvalidRequest, None, None]
+        assert (await storage.jobs.get(second.job_id)).error == long
+        assert await state_of(storage, first.job_id) is JobState.RUNNING
+
+    async def test_values_that_are_too_deep(self, storage: Storage) -> None:
+        """Q13: lists and objects inside each other are bounded, or whoever has less stack could not read them."""
+        deep = json.loads("[" * 201 + "]" * 201)
+        fits = json.loads('{"a":' * 100 + "[" * 100 + '"[[{{"' + "]" * 100 + "}" * 100)
+        job_id = await add(storage, payload=fits)
+        for wrong in (deep, {"a": deep}):
+            with pytest.raises(InvalidRequest, match="inside each other"):
+                await add(storage, payload=wrong)
+        lease = await take_lease(storage)
+        with pytest.raises(InvalidRequest, match="inside each other"):
+            await storage.jobs.progress(lease.id, deep)
+        await storage.jobs.progress(lease.id, fits)
+        error = FailLease(lease.id, JobError("Error", "deep", details=deep))
+        assert refused(await storage.jobs.finish_many([error])) == [InvalidRequest]
+        with pytest.raises(InvalidRequest, match="inside each other"):
+            await storage.jobs.complete(lease.id, deep)
+        await storage.jobs.complete(lease.id, fits)
+        job = await storage.jobs.get(job_id)
+        assert (job.payload, job.progress, job.result) == (fits, fits, fits)
+
     async def test_waits(self, storage: Storage) -> None:
         """Q13: a wait that is negative, endless or longer than stores can keep is refused; the lease is as it was."""
         job_id = await add(storage)
@@ -119,7 +163,7 @@ class TestBadInput:
 
     async def test_rate_limits(self, storage: Storage) -> None:
         """Q13: a limit of half a call, or of more seconds than any store can keep, is refused."""
-        for capacity, per in ((1.5, 1.0), (0, 1.0), (1, math.nan), (1, 1e15)):
+        for capacity, per in ((1.5, 1.0), (0, 1.0), (True, 1.0), (2**63, 1.0), (1, math.nan), (1, 1e15)):
             with pytest.raises(InvalidRequest):
                 await storage.rate_limits.configure("api", capacity=cast("int", capacity), per=per)
 
@@ -147,3 +191,64 @@ class TestBadInput:
         text = "x" * (1024 * 1024 - 2)
         job_id = await add(storage, payload=text)
         assert (await storage.jobs.get(job_id)).payload == text
+
+
+@pytest.mark.anyio
+class TestNeighbours:
+    """Calls of many tasks share transactions; one that asks for what cannot be fails alone."""
+
+    async def test_a_lease_that_is_none(self, storage: Storage) -> None:
+        """Q13: it was never granted; the finishes on their way with it count."""
+        for _ in range(12):
+            await add(storage)
+        lost: list[str] = []
+
+        async def complete(lease_id: str) -> None:
+            try:
+                await storage.jobs.complete(lease_id)
+            except LeaseLost:
+                lost.append(lease_id)
+
+        leases = [lease.id for _, lease in await storage.jobs.claim_many("worker-1", limit=12)]
+        wrong = ["x\0.7", "\ud800.7", f"x.{2**70}", f"{leases[0]}{10**30}"]
+        async with anyio.create_task_group() as tasks:
+            for lease_id in (*leases[:6], *wrong, *leases[6:]):
+                tasks.start_soon(complete, lease_id)
+        assert sorted(lost) == sorted(wrong)
+        assert set((await storage.jobs.renew_leases(wrong)).lost) == set(wrong)
+        assert (await storage.jobs.counts())[JobState.SUCCEEDED] == 12
+
+    async def test_a_scope_that_is_none(self, storage: Storage) -> None:
+        """Q13: nobody configured it; and no limit gives a number of calls that no store can count."""
+        await storage.rate_limits.configure("api", capacity=100, per=1e6)
+        errors: list[type[Exception]] = []
+        granted: list[object] = []
+
+        async def acquire(scope: str, amount: int) -> None:
+            try:
+                granted.append(await storage.rate_limits.acquire(scope, amount=amount))
+            except QueueError as exc:
+                errors.append(type(exc))
+
+        async with anyio.create_task_group() as tasks:
+            for scope, amount in (("api", 1), ("a\0b", 1), ("\ud800", 1), ("api", 2**70), ("none", 2**70)) * 4:
+                tasks.start_soon(acquire, scope, amount)
+        assert granted == [Granted("api")] * 4
+        assert sorted(kind.__name__ for kind in errors) == ["InvalidRequest"] * 8 + ["UnknownScope"] * 8
+
+    async def test_a_worker_that_is_none(self, storage: Storage) -> None:
+        """Q13: whoever claims beside it gets jobs."""
+        for _ in range(6):
+            await add(storage)
+        got: list[str] = []
+
+        async def claim(worker_id: str) -> None:
+            with suppress(QueueError):
+                claimed = await storage.jobs.claim(worker_id)
+                assert claimed is not None
+                got.append(worker_id)
+
+        async with anyio.create_task_group() as tasks:
+            for worker_id in ("worker-1", "w\ud800", "worker-2", "worker-3"):
+                tasks.start_soon(claim, worker_id)
+        assert {"worker-1", "worker-2", "worker-3"} <= set(got)
