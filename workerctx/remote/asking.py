@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
@@ -12,6 +13,9 @@ from workerctx.remote.faults import UNREADABLE, Fault
 from workerctx.remote.frames import Reply
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
     from workerctx.queue import Storage
     from workerctx.remote.calls import Call
     from workerctx.remote.frames import Request
@@ -39,18 +43,26 @@ def decode_call(request: Request) -> AnyCall:
         raise ProtocolError(f"the call of a request cannot be understood: {exc}") from exc
 
 
-async def answer(request: Request, storage: Storage, *, steering: bool = False) -> Reply:
+async def answer(
+    request: Request,
+    storage: Storage,
+    *,
+    steering: bool = False,
+    turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+) -> Reply:
     """Perform the call of a request on a store, and say what came of it; for the gateway.
 
     Args:
         request: What was asked.
         storage: Of whom.
         steering: Whether the worker may also do what is the business of operators.
+        turn: What to enter while it is performed, unless it only waits.
     """
     try:
         call = decode_call(request)
         _refuse_steering(call, allowed=steering)
-        return Reply(request.id, msgspec.Raw(_encoder.encode(await call.perform(storage, again=request.again))))
+        async with nullcontext() if call.waits else turn():
+            return Reply(request.id, msgspec.Raw(_encoder.encode(await call.perform(storage, again=request.again))))
     except Exception as exc:  # noqa: BLE001 - it belongs to the handler that asked
         return Reply(request.id, fault=Fault.of(exc))
 

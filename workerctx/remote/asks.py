@@ -29,15 +29,25 @@ PATIENCE: Final = 30.0
 
 @define(eq=False)
 class _Ask:
+    name: str
     call: msgspec.Raw
     reply: Reply | None = None
+    refusal: InvalidRequest | None = None
     sent: bool = False
     again: bool = False
     over: bool = False
     answered: Latch = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.answered = Latch(lambda: self.reply is not None or self.over)
+        self.answered = Latch(lambda: self.reply is not None or self.refusal is not None or self.over)
+
+    def check(self, limit: int) -> None:
+        """Refuse to be asked if the gateway would not accept it."""
+        if len(self.call) > limit:
+            advice = "the gateway before it may have done it" if self.again else "ask for less at once"
+            self.refusal = InvalidRequest(
+                f"a call to {self.name} has {len(self.call)} bytes, and the gateway accepts {limit}: {advice}"
+            )
 
 
 @define(eq=False)
@@ -62,20 +72,19 @@ class Asks:
         """Have the gateway perform a call, and return what it returns.
 
         Raises:
-            InvalidRequest: It is larger than the gateway accepts.
+            InvalidRequest: It is larger than the gateway accepts; if an earlier one was asked, the call was performed
+                or not.
             StoreUnavailable: There was no answer in time, or there is no session any more; the call was performed or
                 not.
             Exception: What the store raised.
 
         Cancellation: the call is performed or not, never half.
         """
-        ask = _Ask(encode_call(call))
-        if len(ask.call) > self.limit:
-            raise InvalidRequest(
-                f"a call to {type(call).__name__} has {len(ask.call)} bytes, and the gateway accepts {self.limit}:"
-                " ask for less at once"
-            )
+        ask = _Ask(type(call).__name__, encode_call(call))
         with self._lock:
+            ask.check(self.limit)
+            if ask.refusal is not None:
+                raise ask.refusal
             number = next(self._numbers)
             if not self._over:
                 self._open[number] = ask
@@ -89,6 +98,8 @@ class Asks:
                 self._open.pop(number, None)
         if ask.reply is not None:
             return read_reply(call, ask.reply)
+        if ask.refusal is not None:
+            raise ask.refusal
         if ask.over:
             raise StoreUnavailable("the worker has no session with its gateway any more")
         raise StoreUnavailable(f"the gateway did not answer within {PATIENCE:g} seconds")
@@ -96,17 +107,22 @@ class Asks:
     def collect(self) -> Sequence[Request]:
         """Take the questions that were not asked in this session."""
         with self._lock:
-            fresh = [(number, ask) for number, ask in self._open.items() if not ask.sent]
+            fresh = [(number, ask) for number, ask in self._open.items() if not (ask.sent or ask.refusal)]
             for _, ask in fresh:
                 ask.sent = True
             return [Request(number, ask.call, ask.again) for number, ask in fresh]
 
     def renew(self) -> None:
-        """Begin a new session: what was asked in an earlier one is asked again."""
+        """Begin a new session: what was asked in an earlier one is asked again, unless this gateway accepts less."""
         with self._lock:
-            for ask in self._open.values():
+            asks = list(self._open.values())
+            for ask in asks:
                 ask.again |= ask.sent
                 ask.sent = False
+                ask.check(self.limit)
+        for ask in asks:
+            if ask.refusal is not None:
+                ask.answered.wake()
 
     def answer(self, reply: Reply) -> None:
         """Hand on an answer; one that nobody waits for is left out."""

@@ -38,7 +38,7 @@ class Credentials:
         tls: For certificates of one's own, those of the worker among them; None trusts the usual authorities.
 
     Raises:
-        InvalidConfig: The token is empty, or it or a header has a character that cannot be sent.
+        InvalidConfig: The token is empty, or it or a header is no text, or has a character that cannot be sent.
     """
 
     token: str | Callable[[], str] | None = None
@@ -67,7 +67,9 @@ class Credentials:
         return "<Credentials>"
 
 
-def _sendable(what: str, value: str) -> str:
+def _sendable(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidConfig(f"{what} of the credentials must be a text, not {type(value).__name__}")
     value = value.strip()
     if not (value and value.isascii() and value.isprintable()):
         raise InvalidConfig(f"{what} of the credentials must be printable ASCII characters, and at least one")
@@ -75,7 +77,12 @@ def _sendable(what: str, value: str) -> str:
 
 
 def _credentials(value: Credentials | str | None) -> Credentials | None:
-    return Credentials(token=value) if isinstance(value, str) else value
+    known: object = value
+    if isinstance(known, str):
+        return Credentials(token=known)
+    if isinstance(known, Credentials) or known is None:
+        return known
+    raise InvalidConfig(f"credentials must be Credentials, or a bearer token as a text, not {type(known).__name__}")
 
 
 def _names(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -96,7 +103,7 @@ def _optional_seconds(value: float | timedelta | None) -> float | None:
 
 
 def _optional_path(value: str | os.PathLike[str] | None) -> Path | None:
-    return None if value is None else Path(value)
+    return Path(value) if value else None
 
 
 def _node() -> str:
@@ -137,7 +144,7 @@ class RemoteConfig:
         grace: Seconds that a stop lets running jobs go on; None for no limit.
         hard_limit: Seconds beyond the grace in which the last outcomes must be acknowledged.
         journal: A file that keeps outcomes until they are acknowledged, so that they survive the worker's process; or a
-            folder, in which each of several workers finds a file for itself.
+            folder, in which each of several workers finds a file for itself. None and an empty text keep none.
         journal_fsync: Whether each of them waits for the disk, so that it survives the machine as well.
 
     Raises:

@@ -7,6 +7,7 @@ collects what there is to say whenever it can say something. What one session co
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -78,6 +79,9 @@ class Hatch:
     _held: Held = field(factory=Held, init=False)
     _to_tell: dict[str, Finish] = field(factory=dict[str, "Finish"], init=False)
     _progress: dict[str, bytes] = field(factory=dict[str, bytes], init=False)
+    """The newest of each run, kept to its end as nobody acknowledges it."""
+    _moved: dict[str, None] = field(factory=dict[str, None], init=False)
+    """Those among them that were not told in this session."""
     _commands: list[str] = field(factory=list[str], init=False)
     _open: bool = field(default=False, init=False)
     """Whether jobs may come: there is a session, and everything older was told in it."""
@@ -86,6 +90,8 @@ class Hatch:
     """How many bytes of a result the gateway accepts."""
     _leaving: str | None = field(default=None, init=False)
     """Why the worker takes nothing more, until it was said."""
+    _left: bool = field(default=False, init=False)
+    """Whether it takes nothing more, for good."""
     _changed: bool = field(default=False, init=False)
     """Whether `state` is another than what was said last."""
     _woken: bool = field(default=False, init=False)
@@ -105,17 +111,24 @@ class Hatch:
             claimed = [self._inbox.popleft()[0] for _ in range(min(claim.limit, len(self._inbox)))]
             if claim.began:
                 self._held.begin(lease.id for _, lease in claimed)
-            self._appetite.ask(claim, 0 if self.unacked.is_full else claim.limit - len(claimed))
+            wants_none = self._left or self.unacked.is_full
+            self._appetite.ask(claim, 0 if wants_none else claim.limit - len(claimed))
             self._grant()
             return claimed
 
     def take_nothing(self, leaving: str | None = None) -> None:
-        """Ask for nothing, until the next `take`; or for good, if a reason for leaving is given."""
+        """Ask for nothing, until the next `take`; or for good, if a reason for leaving is given.
+
+        Who leaves gives back what has arrived, now and later: the gateway would keep it for a worker that comes back.
+        """
         with self._lock:
             self._appetite.wanted = 0
             self._leaving = leaving
+            self._left |= leaving is not None
             self._grant()
             self.wake()
+        if leaving is not None:
+            self.give_back(math.inf)
 
     def tell(self, finishes: Sequence[Finish], began: Collection[str]) -> None:
         """Put down what became of runs, and which have begun; outcomes are recorded when this returns.
@@ -134,12 +147,10 @@ class Hatch:
 
     def progress(self, lease_id: str, value: bytes) -> None:
         """Put down how far a run is; only the newest value is told."""
-        if len(value) > self._limit:
-            _log.warning("the progress of lease %s is too large for the gateway: %d bytes", lease_id, len(value))
-            return
         with self._lock:
-            if lease_id in self._held:
+            if lease_id in self._held and self._accepts(lease_id, value):
                 self._progress[lease_id] = value
+                self._moved[lease_id] = None
                 self.wake()
 
     def report(self, state: str, in_flight: int) -> None:
@@ -192,6 +203,10 @@ class Hatch:
             self._appetite.begin()
             self._to_tell.clear()
             self._held.renew()
+            self._progress = {
+                lease_id: value for lease_id, value in self._progress.items() if self._accepts(lease_id, value)
+            }
+            self._moved = dict.fromkeys(self._progress)
             return [self._telling(finish) for finish in self.unacked.snapshot()]
 
     def open(self) -> None:
@@ -218,8 +233,8 @@ class Hatch:
                 frames.append(Began(began))
             finishes, self._to_tell = self._to_tell, {}
             frames += map(self._telling, finishes.values())
-            progress, self._progress = self._progress, {}
-            frames += [Progress(lease_id, value) for lease_id, value in progress.items()]
+            moved, self._moved = self._moved, {}
+            frames += [Progress(each, self._progress[each]) for each in moved if each in self._progress]
             if self._appetite.is_news:
                 frames.append(self._appetite.credit())
             if self._leaving is not None:
@@ -262,7 +277,10 @@ class Hatch:
             return
         with self._lock:
             self._inbox.append(((job, lease), now))
-        self._look()
+        if self._left:
+            self.give_back(math.inf)
+        else:
+            self._look()
 
     def oldest(self) -> float | None:
         """Return when the job came that waits longest to be taken, on the session's clock."""
@@ -287,7 +305,7 @@ class Hatch:
         was_full = self.unacked.is_full
         with self._lock:
             for lease_id in (*ack.accepted, *ack.lost):
-                self._held.drop(lease_id)
+                self._forget(lease_id)
         known = self.unacked.acknowledge((*ack.accepted, *ack.lost))
         late = [
             finish.lease_id for finish in known if finish.lease_id in ack.lost and not isinstance(finish, ReleaseLease)
@@ -340,6 +358,11 @@ class Hatch:
             error = JobError(finish.error.kind[: self._limit // 16], finish.error.message[: self._limit // 16])
             finish = FailLease(finish.lease_id, error, finish.retryable, finish.delay)
         return outcome_frame(finish, self._held.job_of(finish.lease_id))
+
+    def _accepts(self, lease_id: str, progress: bytes) -> bool:
+        if len(progress) > self._limit:
+            _log.warning("the progress of lease %s is too large for the gateway: %d bytes", lease_id, len(progress))
+        return len(progress) <= self._limit
 
     def _check(self, task: Task | BrokenTask) -> Claimed:
         if not isinstance(task, Task):

@@ -52,6 +52,8 @@ class RemoteJobs(JobQueueSkeleton):
 
     _hatch: Hatch
     _asks: Asks
+    _disk: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(1), init=False)
+    """The thread that waits for the disk: handlers may have taken all of the event loop's."""
 
     # Working ------------------------------------------------------------------
 
@@ -62,7 +64,7 @@ class RemoteJobs(JobQueueSkeleton):
         if self._hatch.unacked.waits_for_disk and finishes:
             # Not to be abandoned: what is recorded must also be told.
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self._hatch.tell, finishes, began)
+                await to_thread.run_sync(self._hatch.tell, finishes, began, limiter=self._disk)
         else:
             await anyio.lowlevel.checkpoint()
             self._hatch.tell(finishes, began)

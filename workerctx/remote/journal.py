@@ -270,7 +270,8 @@ class Journal:
 
 
 def _line(entry: _Entry) -> bytes:
-    return _encoder.encode(entry) + b"\n"
+    # A result stands there as its handler wrote it; in JSON, a line break is only ever white space.
+    return _encoder.encode(entry).replace(b"\n", b" ") + b"\n"
 
 
 def _write(file: int, data: bytes) -> int:

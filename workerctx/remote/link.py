@@ -12,7 +12,7 @@ from attrs import define, field
 from workerctx.errors import RegistrationFailed, RemoteError, SessionLost
 from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
-from workerctx.remote.reconnect import Connect, End, Reconnect, Wait
+from workerctx.remote.reconnect import Connect, End, Phase, Reconnect, Wait
 from workerctx.remote.serving import Serving
 from workerctx.remote.session import register
 
@@ -121,22 +121,30 @@ class Link:
         try:
             with anyio.CancelScope() as scope, self._abort.cancelling(scope):
                 await self._keep()
-            if self._aborted and self.error is None and self.hatch.owes:
-                self.error = SessionLost(
-                    f"{self.hatch.owes} outcomes were not acknowledged in time; their jobs will run again"
-                )
+            if self._aborted:
+                self.error = self.error or self.untold()
         except Exception as exc:  # noqa: BLE001 - handed to whoever runs the worker
             self.error = collapse(exc)
         finally:
             self._end()
 
-    def give_up(self, error: BaseException) -> None:
-        """Be over, because the thread of the sessions failed.
+    def give_up(self, error: BaseException | None) -> None:
+        """Be over, because the thread of the sessions failed or hangs.
 
         Threads: any.
         """
         self.error = self.error or error
         self._end()
+
+    def untold(self) -> SessionLost | None:
+        """Return what to say of outcomes that are owed at the end; None if there are none.
+
+        Threads: any.
+        """
+        owes = self.hatch.owes
+        if not owes:
+            return None
+        return SessionLost(f"{owes} outcomes were not acknowledged in time; their jobs will run again")
 
     def _end(self) -> None:
         self._over = True
@@ -178,14 +186,32 @@ class Link:
                     step = await self._use(session, armed)
             except Exception as exc:  # noqa: BLE001 - users write connectors
                 error = collapse(exc)
-                if opened and step is None:
-                    raise error from error.__cause__
-                if step is None:  # a session that cannot be opened may be another time
+                if step is not None:
+                    _log.debug("a session was not closed in good order: %s", error)
+                elif opened:
+                    step = self._torn(error)
+                else:  # a session that cannot be opened may be another time
                     _log.warning("no session with the gateway: %s", error)
                     step = self.machine.connect_failed(_as_remote(error))
-                else:
-                    _log.debug("a session was not closed in good order: %s", error)
         return self.machine.shutdown() if step is None else step
+
+    def _torn(self, error: BaseException) -> Step | None:
+        """Say what follows when a session was torn down from outside, by its connection or a stop; None after a stop.
+
+        Raises:
+            BaseException: The error, if it does not come from a session.
+        """
+        if not isinstance(error, RemoteError):
+            raise error from error.__cause__
+        if self.machine.phase is Phase.SERVING:
+            return self._lost(error)
+        if self._stopping:
+            _log.debug("a session was not closed in good order: %s", error)
+            return None
+        if self.machine.phase is Phase.REPLAYING:
+            return self._lost(error)
+        _log.warning("no session with the gateway: %s", error)
+        return self.machine.connect_failed(error)
 
     async def _use(self, session: WorkerSession, armed: ExitStack) -> Step:
         machine, hatch, patience = self.machine, self.hatch, self.reconnect.max_backoff
@@ -202,9 +228,11 @@ class Link:
         _log.info("registered with the gateway as %s in namespace %s", ack.worker_id, ack.namespace)
         serving = Serving(session, ack, hatch, machine, patience, self.window, lambda: self._finishing)
         try:
-            await serving.replay()
+            goes_on = await serving.replay()
         except RemoteError as exc:
             return self._lost(exc)
+        if not goes_on:
+            return self._lost(None)
         armed.close()
         if self._stopping:
             return machine.shutdown()
@@ -238,18 +266,21 @@ class Link:
 
     def _lost(self, error: RemoteError | None) -> Step:
         """Say what follows from the end of a session that was registered."""
-        now, owes = anyio.current_time(), self.hatch.owes
+        now, stopping = anyio.current_time(), self._stopping  # read once: a stop may come at any moment
+        # Runs that go on after a stop have no outcome yet, and will have one that nobody hears.
+        untold = self.hatch.owes if self._finishing else len(self.hatch.holding)
         said = "it was closed" if error is None else str(error)
         self.on_change(f"the session with the gateway is over: {said}")
         if self.single:
             return End(error)
-        if not self._stopping:
+        if untold or not stopping:
             _log.warning("the session with the gateway is over: %s", said)
+        if not stopping:
             return self.machine.lost(error, now)
         self.machine.shutdown()
-        if not owes:
+        if not untold:
             return self.machine.finished()
-        return self.machine.lost(error or SessionLost(f"{owes} outcomes were not acknowledged: {said}"), now)
+        return self.machine.lost(error or SessionLost(f"{untold} outcomes were not acknowledged: {said}"), now)
 
 
 def _as_remote(error: BaseException) -> RemoteError:

@@ -17,6 +17,7 @@ from workerctx.queue import (
     ThrottleLease,
     decode_json,
 )
+from workerctx.queue.codec import check_depth
 from workerctx.remote.faults import UNREADABLE
 from workerctx.remote.frames import Failure, Result
 from workerctx.remote.records import ErrorRecord
@@ -75,6 +76,7 @@ def is_recorded(job: QueuedJob, finish: Finish) -> bool:
 def _finish_of(frame: Result | Failure) -> Finish:
     if isinstance(frame, Result):
         msgspec.json.decode(frame.outputs)
+        check_depth(frame.outputs, "result")
         return CompleteLease(frame.lease_id, frame.outputs)
     match frame.outcome:
         case "release":

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from attrs import define, field, frozen
 
 from workerctx.errors import CleanCloseExhausted, InvalidConfig, RemoteError
+from workerctx.queue.request import as_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,8 @@ _LARGEST_EXPONENT: Final = 64
 @frozen(kw_only=True)
 class ReconnectConfig:
     """How patient a remote worker is with its gateway.
+
+    Durations are in seconds (float or timedelta).
 
     Attributes:
         initial_backoff: Seconds before the second try.
@@ -46,8 +49,8 @@ class ReconnectConfig:
         InvalidConfig: A value is out of range.
     """
 
-    initial_backoff: float = 0.5
-    max_backoff: float = 30.0
+    initial_backoff: float = field(default=0.5, converter=as_seconds)
+    max_backoff: float = field(default=30.0, converter=as_seconds)
     max_attempts: int = 10
     jitter: float = 0.2
 

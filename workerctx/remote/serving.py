@@ -7,6 +7,7 @@ busy, or whose event loop is blocked, still sends results and heartbeats and hea
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -82,19 +83,43 @@ class Serving:
     def __attrs_post_init__(self) -> None:
         self._dry = Latch(self._is_dry)
 
-    async def replay(self) -> None:
-        """Tell what was not acknowledged in earlier sessions.
+    async def replay(self) -> bool:
+        """Tell what was not acknowledged in earlier sessions, and hear what comes meanwhile.
+
+        Returns:
+            Whether the session goes on; False if the gateway has closed it in good order.
 
         Raises:
-            SessionLost: The session broke.
+            RemoteError: The session broke, or the gateway wants it no more.
         """
         hatch = self.hatch
         frames = hatch.replay(self.ack.max_message)
         hatch.asks.renew()
         hatch.stop_runs(dict.fromkeys(self.ack.lost, CancelReason.LEASE_LOST))
-        if frames:
-            _log.info("%d outcomes that were not acknowledged are told again", len(frames))
+        if not frames:
+            return True
+        _log.info("%d outcomes that were not acknowledged are told again", len(frames))
+        told = False
+
+        async def tell() -> None:
+            nonlocal told
             await send(self.session, frames, self.patience)
+            told = True
+
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                for part in (tell, self._hear):
+                    tasks.start_soon(self._do, part, scope)
+        if self._error is not None:
+            raise self._error
+        return told
+
+    async def _hear(self) -> None:
+        """Hand on what comes while the backlog is told, acknowledgements above all: the next session tells less."""
+        self.session.silence = math.inf  # each message has a time of its own, and a ping would wait behind it
+        while (frames := await self.session.receive()) is not None:
+            for frame in frames:
+                self._handle(frame)
 
     async def run(self, early: Sequence[Incoming]) -> RemoteError | None:
         """Serve until the session ends, and return how it broke; None if it was closed in good order.
@@ -103,23 +128,24 @@ class Serving:
             early: Frames that came together with the registration's answer.
         """
         self._heard_at = anyio.current_time()
-        self.hatch.open()
+        if not self.machine.is_draining:
+            self.hatch.open()
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
                     for part in (self._send, self._beat, lambda: self._receive(early, tasks), self._watch):
-                        tasks.start_soon(self._do, part)
+                        tasks.start_soon(self._do, part, self._scope)
         finally:
             self.hatch.shut()
         return self._error
 
-    async def _do(self, part: Callable[[], Awaitable[object]]) -> None:
+    async def _do(self, part: Callable[[], Awaitable[object]], scope: anyio.CancelScope) -> None:
         """Be one of the tasks; the first that ends, ends the session."""
         try:
             await part()
         except RemoteError as exc:
             self._error = self._error or exc
-        self._scope.cancel()
+        scope.cancel()
 
     async def _send(self) -> None:
         while True:

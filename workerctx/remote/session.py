@@ -17,6 +17,7 @@ from workerctx.errors import (
     Unauthenticated,
 )
 from workerctx.remote.frames import VERSIONS, Denied, RegisterAck
+from workerctx.remote.wire import portions_of
 
 if TYPE_CHECKING:
     from workerctx.remote.frames import FromWorker, Register
@@ -46,6 +47,8 @@ class WorkerSession(Protocol):
 
     async def receive(self) -> Sequence[Incoming] | None:
         """Return the frames of the next message; None once the gateway has closed the session in good order.
+
+        Cancellation: loses no message; the next call returns it.
 
         Raises:
             SessionLost: The session broke.
@@ -111,14 +114,20 @@ def denial(frame: Denied) -> RemoteError:
 
 
 async def send(session: WorkerSession, frames: Sequence[FromWorker], seconds: float) -> None:
-    """Send frames within a time.
+    """Send frames, one message after the other.
+
+    Args:
+        session: An open session.
+        frames: What to say.
+        seconds: How long each message may take.
 
     Raises:
-        SessionLost: The session broke, or the gateway did not take them in time.
-        ProtocolError: One of them is larger than the gateway accepts.
+        SessionLost: The session broke, or the gateway did not take a message in time.
+        ProtocolError: A frame is larger than the gateway accepts.
     """
     try:
-        with anyio.fail_after(seconds):
-            await session.send(frames)
+        for portion in portions_of(frames):
+            with anyio.fail_after(seconds):
+                await session.send(portion)
     except TimeoutError as exc:
         raise SessionLost(f"the gateway took nothing for {seconds:g} seconds") from exc

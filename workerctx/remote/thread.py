@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
+from workerctx.lifecycle.latch import Latch
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
@@ -26,12 +28,17 @@ async def in_own_thread(link: Link, name: str, seconds: float) -> AsyncGenerator
         seconds: How long leaving waits for the thread; one that hangs is left behind.
     """
     backend = "asyncio" if isinstance(_native_loop(), asyncio.AbstractEventLoop) else "trio"
+    over = threading.Event()
+    ended = Latch(over.is_set)
 
     def live() -> None:
         try:
             anyio.run(link.run, backend=backend)
         except BaseException as exc:  # noqa: BLE001 - there is nobody else to tell
             link.give_up(exc)
+        finally:
+            over.set()
+            ended.wake()
 
     thread = threading.Thread(target=live, name=name, daemon=True)
     thread.start()
@@ -40,8 +47,9 @@ async def in_own_thread(link: Link, name: str, seconds: float) -> AsyncGenerator
     finally:
         link.abort()
         with anyio.move_on_after(seconds, shield=True):
-            await link.ended.wait()
-            thread.join(seconds)
+            # Not for the link: its loop may have to wait for threads of its own, as for a name that is looked up.
+            await ended.wait()
+            thread.join()
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from workerctx.remote.wire import messages_of, worker_reader
 
 try:
     import httpx2
-    from httpcore2 import WriteError, WriteTimeout
+    from httpcore2 import ReadError, WriteError, WriteTimeout
     from httpx2.websockets import AsyncWebSocketSession, WebSocketDisconnect, WebSocketUpgradeError
     from wsproto.events import BytesMessage, TextMessage
 except ModuleNotFoundError as _missing:
@@ -42,14 +43,17 @@ _IN_GOOD_ORDER: Final = (1000, 1001, 1005, 1012, 1013)
 
 
 class _PatientStream:
-    """A connection whose writes are bounded, those included that cannot be cancelled."""
+    """A connection whose writes are bounded, those included that cannot be cancelled, and whose TLS breaks like it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.patience: float | None = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data: bytes = await self._stream.read(max_bytes, timeout)
+        try:
+            data: bytes = await self._stream.read(max_bytes, timeout)
+        except ssl.SSLError as exc:  # on asyncio it comes as it is, and would end more than the session
+            raise ReadError(str(exc)) from exc
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -57,6 +61,8 @@ class _PatientStream:
             await self._stream.write(buffer, self.patience if timeout is None else timeout)
         except WriteTimeout as exc:
             raise WriteError("the other side takes nothing") from exc
+        except ssl.SSLError as exc:
+            raise WriteError(str(exc)) from exc
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -8,10 +8,11 @@ import msgspec
 
 from workerctx.errors import ProtocolError
 from workerctx.remote.faults import UNREADABLE
-from workerctx.remote.frames import MAX_MESSAGE, FromGateway, FromWorker
+from workerctx.remote.frames import MAX_MESSAGE, Failure, FromGateway, FromWorker, Progress, Request, Result
+from workerctx.remote.records import ErrorRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 F = TypeVar("F")
 
@@ -19,6 +20,8 @@ MESSAGE_TARGET: Final = 256 * 1024
 """Bytes after which frames go on in another message, so that a long one holds up nobody."""
 
 _ARRAY_HEADER: Final = 5
+_HEAD: Final = 200
+"""Bytes of a frame that are not what it carries, about."""
 _OPTIONAL: Final = "?"
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -72,6 +75,34 @@ def messages_of(frames: Iterable[msgspec.Struct], max_message: int = MAX_MESSAGE
     if batch:
         messages.append(_array(batch))
     return messages
+
+
+def portions_of(frames: Sequence[FromWorker]) -> Iterator[Sequence[FromWorker]]:
+    """Split frames into what fills about one message each, in order."""
+    first, size = 0, 0
+    for number, frame in enumerate(frames):
+        own = _HEAD + _load(frame)
+        if number > first and size + own > MESSAGE_TARGET:
+            yield frames[first:number]
+            first, size = number, 0
+        size += own
+    if first < len(frames):
+        yield frames[first:]
+
+
+def _load(frame: FromWorker) -> int:
+    """Return how many bytes a frame carries, about and without encoding it."""
+    match frame:
+        case Result():
+            return len(frame.outputs)
+        case Failure(error=ErrorRecord() as error):
+            return len(error.message) + len(error.traceback or "") + len(error.details)
+        case Progress():
+            return len(frame.value)
+        case Request():
+            return len(bytes(frame.call))
+        case _:
+            return 0
 
 
 def _array(frames: Sequence[bytes]) -> bytes:

@@ -195,6 +195,8 @@ class Worker:
                     with anyio.move_on_after(self.config.hard_limit, shield=True):
                         await link.ended.wait()
                     minders.cancel_scope.cancel()
+            if not link.is_over:  # its thread hangs and was left behind
+                link.give_up(link.untold())
         except BaseException as exc:
             failure = collapse(exc)
             if not (isinstance(failure, WorkerFailed) and failure.__cause__ is link.error):

@@ -17,7 +17,8 @@ BREACH: Final = 1008
 RESTART: Final = 1012
 """Why a WebSocket is closed, as RFC 6455 numbers it."""
 
-_LONGEST_REASON: Final = 100
+_LONGEST_REASON: Final = 123
+"""Bytes that a close frame has for it."""
 
 
 @define(eq=False)
@@ -52,7 +53,7 @@ class Connection:
         """Answer the request for a WebSocket with an HTTP status, where the server can; else it is 403."""
         await self._receive()  # websocket.connect
         if "websocket.http.response" not in (self.scope.get("extensions") or {}):
-            await self._send({"type": "websocket.close", "code": BREACH, "reason": reason[:_LONGEST_REASON]})
+            await self._send({"type": "websocket.close", "code": BREACH, "reason": _cut(reason)})
             return
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         if status >= 500:  # noqa: PLR2004 - the gateway's fault
@@ -92,6 +93,11 @@ class Connection:
             SessionLost: The other side is gone.
         """
         try:
-            await self._send({"type": "websocket.close", "code": code, "reason": reason[:_LONGEST_REASON]})
+            await self._send({"type": "websocket.close", "code": code, "reason": _cut(reason)})
         except Exception as exc:
             raise SessionLost(f"its connection is gone: {exc!r}") from exc
+
+
+def _cut(reason: str) -> str:
+    """Return as much of a reason as a close frame can hold."""
+    return reason.encode("utf-8", "replace")[:_LONGEST_REASON].decode("utf-8", "ignore")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
-from attrs import frozen
+from attrs import field, frozen
 
 import workerctx
 from workerctx.errors import ProtocolError, SessionDenied, SessionLost, Unauthenticated
@@ -29,6 +29,10 @@ _log = logging.getLogger("workerctx")
 
 _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 401, 403, 503
 _MOST = 2**31 - 1
+_LOOK_UPS: Final = 40
+"""How many workers are looked up in threads at once."""
+_MOST_NAMES: Final = 1000
+"""Of each kind of names in a registration; they are compared with each other while everybody else waits."""
 
 
 class _Turned(Exception):
@@ -54,6 +58,8 @@ class Door:
     engines: Mapping[str, Engine]
     _authenticate: Authenticate
     _config: GatewayConfig
+    _threads: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(_LOOK_UPS), init=False)
+    """Of look-ups that are not async, so that those which hang take no threads from the application."""
 
     async def admit(self, connection: Connection) -> Session | None:
         """Return a worker that is registered; None if it was turned away, or left."""
@@ -86,7 +92,7 @@ class Door:
         """Find out who it is before anything else is done."""
         try:
             with anyio.fail_after(self._config.register_timeout):
-                return await recognise(self._authenticate, connection.head)
+                return await recognise(self._authenticate, connection.head, self._threads)
         except SessionDenied as exc:
             _log.warning("a worker from %s was turned away: %s", connection, exc)
             status, reason = _UNAUTHORIZED if isinstance(exc, Unauthenticated) else _FORBIDDEN, str(exc)
@@ -148,14 +154,27 @@ def _check(hello: Register) -> None:
     for what, names in (("a queue", hello.queues), ("a kind", hello.kinds), ("a worker's id", (hello.worker_id,))):
         if not names or not all(names):
             raise ProtocolError(f"a worker names {what} to register")
+    _check_numbers(hello)
     for name in (*hello.queues, *hello.kinds, *hello.labels):
         check_name("each queue, kind and label", name)
     for name in (hello.worker_id, hello.identity, hello.node, hello.host_id):
         check_name("what a worker says of itself", name)
+    queues = frozenset(hello.queues)
     for queue, weight in hello.weights.items():
-        if queue not in hello.queues or not 1 <= weight <= _MOST:
+        if queue not in queues or not 1 <= weight <= _MOST:
             raise ProtocolError(f"a worker cannot have weight {weight} for the queue {queue[:40]!r}")
     for lease_id in hello.holding:
         check_id(lease_id)
     if not (1 <= hello.concurrency <= _MOST and 0 <= hello.pid <= _MOST):
         raise ProtocolError(f"a worker cannot have concurrency {hello.concurrency} and process id {hello.pid}")
+
+
+def _check_numbers(hello: Register) -> None:
+    for what, number in (
+        ("queues", len(hello.queues)),
+        ("kinds", len(hello.kinds)),
+        ("labels", len(hello.labels)),
+        ("namespaces", len(hello.namespaces)),
+    ):
+        if number > _MOST_NAMES:
+            raise ProtocolError(f"a worker names at most {_MOST_NAMES} {what}, not {number}")

@@ -128,6 +128,7 @@ class Engine:
             self.roster.part(session)
         self.exchange.leave(session)
         self.give_back(session.outbox.take_back())
+        self.roster.recall(session.worker_id, session.outbox.untold_commands())
         self.leases.part(session)
 
     def give_back(self, tasks: Iterable[Task]) -> None:

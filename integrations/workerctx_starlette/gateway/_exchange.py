@@ -157,7 +157,8 @@ class Exchange:
     def begin(self, leases: Iterable[str]) -> None:
         """Tell the store that runs have begun, soon: most end before that, and are told once."""
         due = anyio.current_time() + _BEGINNING
-        self._began.update(dict.fromkeys(leases, due))
+        for lease_id in leases:
+            self._began.setdefault(lease_id, due)  # in the order of what is due
         self._nudge()
 
     def is_stored(self, lease_id: str) -> bool:

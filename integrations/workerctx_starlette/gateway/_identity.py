@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+import anyio
 import anyio.to_thread
 from attrs import field, frozen
 from starlette.requests import HTTPConnection
@@ -43,8 +44,15 @@ the gateway, and the worker tries again. One that is not async runs in a thread.
 """
 
 
-async def recognise(authenticate: Authenticate, connection: HTTPConnection) -> Identity:
+async def recognise(
+    authenticate: Authenticate, connection: HTTPConnection, limiter: anyio.CapacityLimiter | None = None
+) -> Identity:
     """Ask who a connection comes from.
+
+    Args:
+        authenticate: Whom to ask.
+        connection: Where the worker comes from.
+        limiter: For the threads of those who are not async; one that hangs is left behind when this is cancelled.
 
     Raises:
         SessionDenied: Nobody who may come in.
@@ -52,7 +60,7 @@ async def recognise(authenticate: Authenticate, connection: HTTPConnection) -> I
     if inspect.iscoroutinefunction(authenticate) or inspect.iscoroutinefunction(type(authenticate).__call__):
         found: Any = authenticate(connection)
     else:
-        found = await anyio.to_thread.run_sync(authenticate, connection)
+        found = await anyio.to_thread.run_sync(authenticate, connection, abandon_on_cancel=True, limiter=limiter)
     if inspect.isawaitable(found):
         found = await found
     if found is None:

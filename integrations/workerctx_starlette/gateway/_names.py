@@ -35,7 +35,7 @@ def read_identities(path: Path) -> dict[str, Identity]:
         InvalidConfig: The file cannot be read, or a line makes no sense; what it shows is not repeated.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as exc:
         raise InvalidConfig(f"{path} cannot be read: {exc}") from exc
     found: dict[str, Identity] = {}

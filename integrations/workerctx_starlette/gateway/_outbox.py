@@ -11,11 +11,11 @@ from attrs import define, field
 
 from workerctx.errors import ProtocolError, SessionLost
 from workerctx.remote.faults import Fault
-from workerctx.remote.frames import Reply, ResultAck, Task
+from workerctx.remote.frames import HeartbeatAck, Reply, ResultAck, Task
 from workerctx.remote.wire import messages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from workerctx.remote.frames import FromGateway
     from workerctx_starlette.gateway._connection import Connection
@@ -49,10 +49,15 @@ class Outbox:
     _lost: list[str] = field(factory=list[str], init=False)
     _refused: dict[str, str] = field(factory=dict[str, str], init=False)
     _bytes: int = field(default=0, init=False)
+    """Of answers that wait."""
+    _sending: int = field(default=0, init=False)
+    """Bytes of answers that are being sent."""
+    _cut_off: list[str] = field(factory=list[str], init=False)
+    """Commands in messages that were not sent to the end."""
     _waiting: anyio.Event | None = field(default=None, init=False)
     """Set when there is something to send; belongs to `run`."""
     _crowded: anyio.Event | None = field(default=None, init=False)
-    """Set when there is room again; belongs to `room`."""
+    """Set when what waited was sent."""
 
     def put(self, frame: FromGateway) -> None:
         """Send a frame soon."""
@@ -87,6 +92,10 @@ class Outbox:
         self._frames = [frame for frame in self._frames if not isinstance(frame, Task)]
         return unsent
 
+    def untold_commands(self) -> Sequence[str]:
+        """Return what operators sent to the worker, and no message that was sent has told."""
+        return [*self._cut_off, *_commands_in(self._frames)]
+
     @property
     def is_crowded(self) -> bool:
         """Whether too much waits to be sent."""
@@ -95,8 +104,12 @@ class Outbox:
     async def room(self) -> None:
         """Wait until not too much waits to be sent; no checkpoint if that is so."""
         while self.is_crowded:
-            self._crowded = anyio.Event()
-            await self._crowded.wait()
+            await self._flushed()
+
+    async def all_but_read(self) -> None:
+        """Wait until not too much waits to be sent or read by the worker; no checkpoint if that is so."""
+        while self._bytes + self._sending > _ENOUGH:
+            await self._flushed()
 
     async def run(self) -> None:
         """Send what there is, until cancelled.
@@ -128,6 +141,11 @@ class Outbox:
             except SessionLost:
                 return
 
+    async def _flushed(self) -> None:
+        if self._crowded is None:
+            self._crowded = anyio.Event()
+        await self._crowded.wait()
+
     def _nudge(self) -> None:
         if self._waiting is not None:
             self._waiting.set()
@@ -140,13 +158,17 @@ class Outbox:
         if self._accepted or self._lost or self._refused:
             frames.append(ResultAck(tuple(self._accepted), tuple(self._lost), self._refused))
             self._accepted, self._lost, self._refused = [], [], {}
-        self._bytes = 0
+        self._sending, self._bytes = self._bytes, 0
+        commands = _commands_in(frames)
+        self._cut_off += commands
         for message in self._encode(frames):
             self.sending_since = anyio.current_time()
             await self._connection.send(message)
-        self.sending_since = math.inf
+        self.sending_since, self._sending = math.inf, 0
+        del self._cut_off[len(self._cut_off) - len(commands) :]
         if self._crowded is not None:
-            self._crowded.set()
+            crowded, self._crowded = self._crowded, None
+            crowded.set()
 
     def _encode(self, frames: list[FromGateway]) -> Iterable[bytes]:
         try:
@@ -166,3 +188,7 @@ class Outbox:
                     self._too_large(frame, str(exc))
                 else:
                     raise
+
+
+def _commands_in(frames: Iterable[FromGateway]) -> list[str]:
+    return [word for frame in frames if isinstance(frame, HeartbeatAck) for word in frame.commands]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -39,17 +40,24 @@ class ProgressReports:
         await keep_on(name, "store the progress of jobs", _INTERVAL, self._store)
 
     async def _store(self) -> None:
-        newest, self._newest = list(self._newest.items()), {}
-        for start in range(0, len(newest), _AT_ONCE):
-            async with anyio.create_task_group() as tasks:  # side by side, so that the store writes them together
-                for lease_id, value in newest[start : start + _AT_ONCE]:
-                    tasks.start_soon(self._store_one, lease_id, value)
-
-    async def _store_one(self, lease_id: str, value: bytes) -> None:
+        newest, self._newest = self._newest, {}
+        errors: list[Exception] = []
         try:
-            await self._jobs.progress(lease_id, decode_json(value))
+            while newest and not errors:
+                async with anyio.create_task_group() as tasks:  # side by side, so that the store writes them together
+                    for lease_id in list(islice(newest, _AT_ONCE)):
+                        tasks.start_soon(self._store_one, newest, lease_id, errors)
+        finally:
+            self._newest = newest | self._newest  # what was not stored is tried again unless there is something newer
+        if errors:
+            raise errors[0]
+
+    async def _store_one(self, newest: dict[str, bytes], lease_id: str, errors: list[Exception]) -> None:
+        try:
+            await self._jobs.progress(lease_id, decode_json(newest[lease_id]))
         except (InvalidRequest, LeaseLost, *UNREADABLE) as exc:
             _log.info("the progress of a job was not stored: %s", exc)
-        except Exception:  # tried again unless there is something newer
-            self._newest.setdefault(lease_id, value)
-            raise
+        except Exception as exc:  # noqa: BLE001 - told when the others have been tried
+            errors.append(exc)
+            return
+        del newest[lease_id]

@@ -9,12 +9,12 @@ import anyio
 from attrs import define, field
 
 from workerctx.errors import WorkerNotFound
-from workerctx.queue import WorkerInfo
+from workerctx.queue import WorkerCommand, WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from workerctx.queue import WorkerCommand, Workers
+    from workerctx.queue import Workers
     from workerctx_starlette.gateway._session import Session
 
 _log = logging.getLogger("workerctx")
@@ -37,6 +37,8 @@ class Roster:
     """Those on the list, the one that has shown longest ago that it lives first."""
     _ended: set[str] = field(factory=set[str], init=False)
     """Those to be taken off."""
+    _untold: dict[str, list[WorkerCommand]] = field(factory=dict[str, "list[WorkerCommand]"], init=False)
+    """Commands that were fetched for workers and have not reached them."""
 
     def part(self, session: Session) -> None:
         """Take a worker off that has ended; any other stays, as it may be connected elsewhere by now.
@@ -47,6 +49,12 @@ class Roster:
         if session.has_ended:
             self._ended.add(session.worker_id)
 
+    def recall(self, worker_id: str, commands: Iterable[str]) -> None:
+        """Take back commands that a worker whose connection broke has not heard."""
+        words = [WorkerCommand(word) for word in commands]
+        if words:
+            self._untold.setdefault(worker_id, []).extend(words)
+
     async def turn(self) -> None:
         """Show that some workers live, take off those that have ended, and hand on what was sent to them."""
         await self.take_off()
@@ -56,8 +64,15 @@ class Roster:
         await _side_by_side(self._show, due)
 
     async def take_off(self) -> None:
-        """Take those off the list that have ended."""
+        """Take those off the list that have ended; what others have not heard waits for them in the store again."""
+        await _side_by_side(self._give_back, self._untold)
         await _side_by_side(self._take_off, self._ended)
+
+    async def _give_back(self, worker_id: str) -> None:
+        while commands := self._untold.get(worker_id):
+            await self._send_back(worker_id, commands[:1])
+            del commands[0]
+        self._untold.pop(worker_id, None)
 
     async def _take_off(self, worker_id: str) -> None:
         await self._workers.deregister(worker_id)

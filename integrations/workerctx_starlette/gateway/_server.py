@@ -10,6 +10,7 @@ import anyio
 from attrs import define, field
 
 from workerctx.errors import InvalidConfig
+from workerctx.lifecycle.groups import collapse
 from workerctx.queue import connect
 from workerctx_starlette.gateway._config import GatewayConfig
 from workerctx_starlette.gateway._gateway import Gateway
@@ -64,16 +65,22 @@ class GatewayServer:
             WorkerFailed: The gateway failed.
         """
         server = make_server(self._gateway, self._gateway.config.max_message, self._options)
-        async with anyio.create_task_group() as tasks:
+        try:
+            async with anyio.create_task_group() as tasks:
 
-            async def serve() -> None:
-                tasks.start_soon(self._serve, server)
-                await self.context.wait_stopping()
+                async def serve() -> None:
+                    tasks.start_soon(self._serve, server)
+                    await self.context.wait_stopping()
 
-            try:
-                await self._gateway.run_while(serve)
-            finally:
-                server.should_exit = True
+                try:
+                    await self._gateway.run_while(serve)
+                finally:
+                    server.should_exit = True
+        except BaseExceptionGroup as exc:
+            error = collapse(exc)
+            raise error from error.__cause__
+        finally:
+            self._socket.close()
 
     async def _serve(self, server: Server) -> None:
         await server.serve(sockets=[self._socket])
@@ -142,7 +149,28 @@ def _tls_options(client_ca: Path | None, certificate: Path | None, key: Path | N
         if key is not None or client_ca is not None:
             raise InvalidConfig("a key or an authority without a certificate is no TLS: add --tls-certificate")
         return {}
+    _try_out(client_ca, certificate, key)
     options: dict[str, Any] = {"ssl_certfile": str(certificate), "ssl_keyfile": None if key is None else str(key)}
     if client_ca is not None:
         options |= {"ssl_ca_certs": str(client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return options
+
+
+def _try_out(client_ca: Path | None, certificate: Path, key: Path | None) -> None:
+    """Refuse files that the server could not use once it listens.
+
+    Raises:
+        InvalidConfig: They are not there, cannot be read, are something else, or do not fit together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as exc:
+        files = str(certificate) if key is None else f"{certificate} with the key in {key}"
+        raise InvalidConfig(f"the certificate in {files} cannot be used: {exc}") from exc
+    if client_ca is None:
+        return
+    try:
+        context.load_verify_locations(client_ca)
+    except OSError as exc:
+        raise InvalidConfig(f"the authorities in {client_ca} cannot be used: {exc}") from exc

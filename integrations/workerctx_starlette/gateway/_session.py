@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -14,7 +15,7 @@ from workerctx.errors import ProtocolError, SessionLost, StoreBusy
 from workerctx.queue import CancelReason, FailLease, JobError
 from workerctx.queue.codec import MAX_JSON_BYTES
 from workerctx.remote.asking import answer
-from workerctx.remote.faults import Fault
+from workerctx.remote.faults import UNREADABLE, Fault
 from workerctx.remote.frames import (
     Began,
     Cancel,
@@ -40,7 +41,7 @@ from workerctx_starlette.gateway._outbox import Outbox
 from workerctx_starlette.gateway._pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("workerctx")
 
 _MOST: Final = 2**31 - 1
+_ANSWERS: Final = 8
+"""How many questions of a worker are put to the store at once."""
 
 
 @define(eq=False)
@@ -102,6 +105,7 @@ class Session:
     _drained: bool = field(default=False, init=False)
     _asking: int = field(default=0, init=False)
     """How many of its requests are being answered."""
+    _answering: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(_ANSWERS), init=False)
     _doubtful: set[str] = field(factory=set[str], init=False)
     """Leases that it said to hold and that are lost; it hears that unless it tells their outcome first."""
     _scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
@@ -168,13 +172,20 @@ class Session:
 
     def give(self, jobs: Sequence[Claimed]) -> None:
         """Hand out jobs that were claimed for the worker."""
-        self._sent += len(jobs)
+        tasks: list[Task] = []
         for job, lease in jobs:
+            try:
+                task = Task.of(job, lease)
+            except UNREADABLE as exc:
+                self._cannot_run(lease.id, "Undeliverable", f"job {job.id!r} cannot be sent to a worker: {exc}")
+                continue
+            tasks.append(task)
+            self._sent += 1
             self._engine.leases.take(self, lease.id)
             self._underway.append(job.kind)
             if job.kind in self.kind_limits:
                 self.kind_limits[job.kind] -= 1
-        self.outbox.put_all(Task.of(job, lease) for job, lease in jobs)
+        self.outbox.put_all(tasks)
 
     async def adopt(self, leases: Sequence[str]) -> None:
         """Take over what the worker brings from earlier sessions.
@@ -204,7 +215,10 @@ class Session:
     def _undeliverable(self, task: Task, reason: str) -> None:
         self._sent -= 1
         self._underway.remove(task.job.kind)
-        self._engine.exchange.report(None, FailLease(task.lease_id, JobError("TooLarge", reason), retryable=False))
+        self._cannot_run(task.lease_id, "TooLarge", reason)
+
+    def _cannot_run(self, lease_id: str, kind: str, reason: str) -> None:
+        self._engine.exchange.report(None, FailLease(lease_id, JobError(kind, reason), retryable=False))
 
     # What the worker does
 
@@ -286,10 +300,13 @@ class Session:
         self._allowance = frame.received + frame.free
         if frame.free and self.state == "pending":
             self.state = "running"  # as its next heartbeat will say
+        kinds = frozenset(self.profile.kinds)
+        if len(frame.kind_limits) > len(kinds):
+            raise ProtocolError(f"it limits {len(frame.kind_limits)} kinds, and has registered {len(kinds)}")
         self.kind_limits = {
             kind: max(0, min(limit, _MOST) - self._underway.count(kind))
             for kind, limit in frame.kind_limits.items()
-            if kind in self.profile.kinds
+            if kind in kinds
         }
         if self._doubtful:
             lost, self._doubtful = tuple(self._doubtful), set()
@@ -327,9 +344,18 @@ class Session:
 
     async def _answer(self, frame: Request) -> None:
         try:
-            self.outbox.put(await answer(frame, self._engine.storage, steering=self.identity.steers))
+            self.outbox.put(
+                await answer(frame, self._engine.storage, steering=self.identity.steers, turn=self._to_answer)
+            )
         finally:
             self._asking -= 1
+
+    @asynccontextmanager
+    async def _to_answer(self) -> AsyncGenerator[None]:
+        """Let few answers be made at once, and none while those before wait to be read."""
+        async with self._answering:
+            await self.outbox.all_but_read()
+            yield
 
 
 def _profile(hello: Register) -> Profile:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
 import anyio
+import anyio.to_thread
 import msgspec
 import pytest
 
@@ -11,6 +17,7 @@ from workerctx.queue import EnqueueRequest, JobState, connect
 from workerctx.remote.asking import encode_call, read_reply
 from workerctx.remote.calls import AwaitEnd, ListJobs
 from workerctx.remote.frames import (
+    Began,
     Credit,
     Denied,
     Heartbeat,
@@ -24,6 +31,7 @@ from workerctx.remote.frames import (
     ResultAck,
     Task,
 )
+from workerctx.testing import Faults, wait_until
 from workerctx_starlette.gateway import Identity, bearer_tokens, client_certificates
 
 TOKEN = "a token that nobody guesses"
@@ -286,6 +294,7 @@ LIES = [
     Result("\x00"),
     Result("x" * 1000),
     Result("l", job_id="\x00"),
+    Credit(0, 0, kind_limits={"resize": 1, "mail": 1}),
 ]
 
 
@@ -435,3 +444,122 @@ async def test_other_protocols_are_told_what_is_spoken_here(gateway):
 
     await gateway({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
     assert sent[0]["status"] == 426
+
+
+@pytest.mark.parametrize("names", ["queues", "kinds", "labels", "namespaces"])
+async def test_who_names_too_much_is_turned_away(gateway_of, peer_of, names):
+    """H5: what is compared with each other is bounded, or one worker could stop the gateway for minutes."""
+    generous = gateway_of(**LIMITS | {"max_message": 8_000_000})
+    async with generous, peer_of(generous) as worker:
+        many = {names: tuple(f"name {number}" for number in range(1001))}
+        await worker.say(Register(**{"worker_id": "w1", "kinds": ("resize",)} | many))
+        assert f"at most 1000 {names}" in (await worker.hear(Denied)).message
+        await worker.ended()
+
+
+async def test_values_that_are_too_deep(gateway, decent, storage, peer_of):
+    """H5: a store could not read them back, so a result is refused, and progress left out."""
+    deep = b"[" * 500 + b"]" * 500
+    (outcome,) = await storage.jobs.enqueue_bulk([EnqueueRequest("resize")])
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        (task,) = await worker.tasks(1)
+        await worker.say(Progress(task.lease_id, deep), Result(task.lease_id, deep))
+        refused = (await worker.hear(ResultAck)).refused
+        assert "more than 200 lists and objects inside each other" in refused[task.lease_id]
+        await worker.finish(task)
+        assert (await storage.jobs.get(outcome.id)).state is JobState.SUCCEEDED
+        await decent()
+
+
+async def test_who_repeats_a_beginning_holds_up_nobody(gateway_of, storage, peer_of):
+    """Q3: the store hears of the beginnings of others, however often one worker tells its own."""
+    jobs = await storage.jobs.enqueue_bulk([EnqueueRequest("resize"), EnqueueRequest("mail")])
+    gateway = gateway_of()
+    async with gateway, peer_of(gateway) as loud, peer_of(gateway) as calm:
+        await loud.register(worker_id="loud")
+        await calm.register(worker_id="calm", kinds=("mail",))
+        (own,), (task,) = await loud.tasks(1), await calm.tasks(1)
+
+        async def repeat():
+            while True:
+                await loud.say(Began((own.lease_id,)))
+                await anyio.sleep(0.01)
+
+        async def has_begun():
+            return (await storage.jobs.get(jobs[1].id)).attempt == 1
+
+        async with anyio.create_task_group() as tasks:
+            await loud.say(Began((own.lease_id,)))
+            tasks.start_soon(repeat)
+            await calm.say(Began((task.lease_id,)))
+            await wait_until(has_begun, timeout=5)
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_look_up_that_hangs_is_bounded(gateway_of, peer_of):
+    """H5: the worker hears that it may try again, and the threads of the application stay free."""
+    free = threading.Event()
+    gateway = gateway_of(authenticate=lambda _: free.wait(60), register_timeout=0.2)
+    try:
+        async with gateway, AsyncExitStack() as stack:
+            workers = [await stack.enter_async_context(peer_of(gateway)) for _ in range(45)]
+            for worker in workers:
+                assert (await worker.ended())[0] == 503
+            with anyio.fail_after(10):
+                await anyio.to_thread.run_sync(time.monotonic)
+    finally:
+        free.set()
+
+
+async def test_a_job_that_cannot_be_told_harms_no_other(gateway, storage, peer_of, monkeypatch):
+    """R8: it fails for good, and those that were claimed with it are handed out."""
+    packed = Task.of
+
+    def of(job, lease):
+        if job.payload == "bad":
+            raise RecursionError("too deep")
+        return packed(job, lease)
+
+    monkeypatch.setattr(Task, "of", of)
+    requests = [EnqueueRequest("resize", payload) for payload in ("bad", "good", "bad", "good")]
+    outcomes = await storage.jobs.enqueue_bulk(requests)
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register()
+        tasks = await worker.tasks(2)
+        assert [task.job.id for task in tasks] == [outcomes[1].id, outcomes[3].id]
+        await worker.finish(*tasks)
+        await wait_until(lambda: _dead(storage, 2))
+        assert "cannot be sent to a worker: too deep" in (await storage.jobs.get(outcomes[0].id)).error.message
+
+
+async def _dead(storage, number):
+    return (await storage.jobs.counts())[JobState.DEAD] == number
+
+
+async def test_answers_that_nobody_reads_are_few(gateway_of, peer_of):
+    """H5: a worker that asks for a lot and reads nothing fills no memory: most of its questions wait."""
+    faults = Faults()
+    store = faults.wrap(connect(f"memory://{uuid4().hex}"))
+    asked = faults.delay("jobs.list", seconds=0)
+    gateway = gateway_of(store=store, send_timeout=60.0, max_message=8_000_000)
+    async with gateway:
+        await store.jobs.enqueue_bulk(EnqueueRequest("mail", "x" * 50_000) for _ in range(100))
+        async with peer_of(gateway, buffer=0) as worker, peer_of(gateway) as other:
+            await worker.register()
+            await worker.say(*[Request(number, encode_call(ListJobs(limit=100))) for number in range(60)])
+            await asked.met()
+            await other.register(worker_id="w2")
+            for _ in range(50):  # time enough for every question that does not wait
+                await other.say(Heartbeat())
+                await other.hear(HeartbeatAck)
+            assert len(asked.calls) <= 16
+
+
+async def test_a_reason_of_any_language_fits_into_a_close_frame(gateway, peer_of):
+    """H5: what is too long is cut between characters, at as many bytes as there are for it."""
+    async with gateway, peer_of(gateway) as worker:
+        await worker.say(Register(worker_id="w1", kinds=("resize",), weights={"ü" * 200: 1}))
+        _, reason = await worker.ended()
+        assert "üüü" in reason
+        assert len(reason.encode()) <= 123

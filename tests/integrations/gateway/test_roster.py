@@ -7,6 +7,7 @@ import pytest
 
 from workerctx.queue import WorkerCommand
 from workerctx.remote.frames import Drain, Heartbeat, HeartbeatAck
+from workerctx.testing import wait_until
 
 
 @pytest.fixture
@@ -126,3 +127,22 @@ async def test_a_command_that_nobody_will_hear_is_logged(
         await storage.workers.deregister("w1")
         go_on.set()
         await eventually(lambda: "worker w1 did not hear stop: it has left" in caplog.text)
+
+
+async def test_a_command_that_a_hanging_worker_did_not_read_waits_for_it(gateway_of, storage, peer_of, listed):
+    """W7: it was fetched for a connection that takes nothing any more, and is told where the worker comes back."""
+    first, second = gateway_of(send_timeout=0.3), gateway_of()
+    async with first, second:
+        async with peer_of(first, buffer=0) as worker:
+            await worker.register()
+            await listed("w1")
+            await storage.workers.send("w1", WorkerCommand.PAUSE)
+            await worker_is_gone(first)
+        async with peer_of(second) as worker:
+            await worker.register()
+            while (await worker.hear(HeartbeatAck)).commands != ("pause",):
+                pass
+
+
+async def worker_is_gone(gateway):
+    await wait_until(lambda: gateway.workers == 0, timeout=30)

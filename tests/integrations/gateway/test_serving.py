@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import anyio
 import msgspec
 import pytest
@@ -26,7 +28,7 @@ from workerctx.remote.frames import (
     Task,
 )
 from workerctx.remote.records import ErrorRecord, RequestRecord
-from workerctx.testing import Faults
+from workerctx.testing import Faults, wait_until
 from workerctx_starlette.gateway import Gateway, GatewayConfig, Identity, bearer_tokens
 
 AT_ONCE = Constant(0.0, jitter=False)
@@ -549,3 +551,21 @@ def test_without_authentication_there_is_no_gateway():
         GatewayConfig(heartbeat=20)
     with pytest.raises(InvalidConfig, match="half of resume_window"):
         GatewayConfig(resume_window=3)
+
+
+async def test_progress_that_could_not_be_stored_takes_no_other_with_it(gateway_of, peer_of):
+    """R8: each newest value is stored at last, although a write of one of them fails."""
+    faults = Faults()
+    store = faults.wrap(connect(f"memory://{uuid4().hex}"))
+    faults.fail("jobs.progress", times=1)
+    gateway = gateway_of(store=store)
+
+    async def all_there():
+        return all(job.progress == 50 for job in (await store.jobs.list(limit=250)).jobs)
+
+    async with gateway, peer_of(gateway) as worker:
+        await worker.register(concurrency=250)
+        await enqueue(store, 150)
+        tasks = await worker.tasks(150)
+        await worker.say(*(Progress(task.lease_id, b"50") for task in tasks))
+        await wait_until(all_there, timeout=10)

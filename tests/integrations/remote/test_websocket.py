@@ -22,6 +22,7 @@ from workerctx_starlette.gateway._uvicorn import WorkerProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 ACK = RegisterAck(version=1, worker_id="w")
 TOKEN = "a token that nobody guesses"
@@ -248,14 +249,20 @@ async def test_a_peer_that_says_nothing_but_answers_is_there(port, monkeypatch):
     assert pings[0].is_set()
 
 
-async def test_certificates_are_checked(tmp_path):
-    """H5: a server with an unknown certificate is not spoken to; with its authority it is."""
+@contextmanager
+def certified(folder: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """A server with a certificate, and what trusts it."""
     authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with listening(ssl_certfile=tmp_path / "server.pem") as port:
+    with listening(ssl_certfile=folder / "server.pem") as port:
+        yield port, trusting
+
+
+async def test_certificates_are_checked(tmp_path):
+    """H5: a server with an unknown certificate is not spoken to; with its authority it is."""
+    with certified(tmp_path) as (port, trusting):
         endpoint = f"wss://localhost:{port}/"
         with pytest.raises(SessionLost, match="CERTIFICATE_VERIFY_FAILED"):
             async with connector(RemoteConfig(endpoint=endpoint))():
@@ -264,3 +271,25 @@ async def test_certificates_are_checked(tmp_path):
         async with connector(config)() as session:
             await session.send([Result("m")])
             assert await session.receive() == [ResultAck(accepted=("m",))]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"HTTP/1.1 502 Bad Gateway\r\n\r\n", b"\x17\x03\x03\x00\x20" + bytes(32)],
+    ids=["no record", "a bad record"],
+)
+@pytest.mark.parametrize("spoken", [False, True], ids=["at once", "later"])
+async def test_what_is_no_tls_breaks_the_session_only(junk, spoken, tmp_path, proxy_of):
+    """R3: a record that cannot be decrypted is SessionLost for whoever sends and whoever receives, like any cut."""
+    with certified(tmp_path) as (port, trusting), anyio.fail_after(20):
+        proxy = proxy_of(("127.0.0.1", port))
+        config = RemoteConfig(endpoint=f"wss://localhost:{proxy.port}/", credentials=Credentials(tls=trusting))
+        async with connector(config)() as session:
+            if spoken:
+                await session.send([Heartbeat()])
+                await session.receive()
+            proxy.say(junk)
+            with pytest.raises(SessionLost):
+                await session.receive()
+            with pytest.raises(SessionLost):
+                await session.send([Heartbeat()])

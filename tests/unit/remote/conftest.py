@@ -48,6 +48,7 @@ class Loopback:
         heard: Every frame of the worker, in order.
         deaf: While true, outcomes are neither stored nor acknowledged.
         closed: While true, no session can be opened.
+        unasked: How many tasks are sent that the worker has not asked for.
         steering: Whether handlers may do what operators do.
         on_request: Called with the session and each request; answers it by default.
     """
@@ -59,6 +60,7 @@ class Loopback:
     peers: list[SessionPeer] = field(factory=list)
     deaf: bool = False
     closed: bool = False
+    unasked: int = 0
     steering: bool = False
     on_request: Any = field(default=Factory(lambda self: self.answer, takes_self=True))
     _open: int = 0
@@ -117,16 +119,17 @@ class Loopback:
                         room = frame.received + frame.free - sent
                     else:
                         await self._handle(peer, frame)
-                if register is not None and room > 0:
+                if register is not None and room + self.unasked > 0:
                     claimed = await self.storage.jobs.claim_many(
                         register.worker_id,
                         queues=register.queues,
                         kinds=register.kinds,
-                        limit=room,
+                        limit=room + self.unasked,
                         began=credit.at_once,
                     )
                     self._sent.update(lease.id for _, lease in claimed)
                     peer.send(*[Task.of(job, lease, counted=credit.at_once) for job, lease in claimed])
+                    self.unasked -= max(0, len(claimed) - max(0, room))
                     room -= len(claimed)
                     sent += len(claimed)
             except SessionLost:

@@ -74,6 +74,22 @@ def test_what_cannot_be_sent_is_refused_and_not_shown(token):
         assert SECRET not in str(refusal.value)
 
 
+@pytest.mark.parametrize("token", [SECRET.encode(), bytearray(SECRET.encode()), 123456789, [SECRET]])
+def test_what_is_no_text_is_no_token(token):
+    """R2: nor a header; it is refused at once, and where it is made, and nobody shows it."""
+    made = Credentials(token=lambda: token)
+    for attempt in (
+        lambda: RemoteConfig(endpoint=ENDPOINT, credentials=token),
+        lambda: Credentials(token=token),
+        lambda: Credentials(headers={"x-key": token}),
+        made.request_headers,
+    ):
+        with pytest.raises(InvalidConfig, match=f"credentials must be .*, not {type(token).__name__}") as refusal:
+            attempt()
+        assert SECRET not in str(refusal.value)
+        assert "123456789" not in str(refusal.value)
+
+
 def test_a_token_may_come_with_the_end_of_its_line():
     """R2: as files and variables hold it."""
     assert Credentials(token=f"{SECRET}\n").request_headers() == {"authorization": f"Bearer {SECRET}"}
@@ -163,6 +179,15 @@ def test_the_environment_is_read():
     assert config.credentials is not None
     assert config.credentials.request_headers() == {"authorization": f"Bearer {SECRET}"}
     assert RemoteConfig.from_env({}, endpoint=ENDPOINT).journal_fsync is False
+
+
+@pytest.mark.parametrize("journal", [None, ""])
+def test_an_empty_journal_is_none(journal):
+    """R4: outcomes are kept where somebody has said, and never in the folder that happens to be the current one."""
+    assert RemoteConfig(endpoint=ENDPOINT, journal=journal).journal is None
+    environ = {} if journal is None else {"WORKERCTX_JOURNAL": journal}
+    assert RemoteConfig.from_env(environ, endpoint=ENDPOINT).journal is None
+    assert RemoteConfig(endpoint=ENDPOINT, journal=".").journal == Path()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The life of a worker's sessions, row by row, in virtual time."""
 
+import math
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 
 import anyio
@@ -18,11 +20,12 @@ from workerctx.errors import (
 )
 from workerctx.queue import ClaimRequest, CompleteLease
 from workerctx.remote.asks import Asks
-from workerctx.remote.frames import Denied, Drain, Heartbeat, Register, RegisterAck, Result, ResultAck
+from workerctx.remote.frames import Credit, Denied, Drain, Heartbeat, Register, RegisterAck, Result, ResultAck
 from workerctx.remote.hatch import Hatch
 from workerctx.remote.link import Link
 from workerctx.remote.reconnect import Connect, End, Phase, Reconnect, ReconnectConfig, Serve, Wait
 from workerctx.remote.unacked import UnackedResults
+from workerctx.remote.wire import gateway_reader, messages_of
 
 ACK = RegisterAck(version=1, worker_id="w", heartbeat=1000.0, lease_ttl=1000.0)
 BREAK = SessionLost("broken")
@@ -53,6 +56,7 @@ class Row:
     attempts: int = 3
     shutdown_at: float | None = None
     owed: int = 0
+    runs_go_on: bool = False
 
 
 def refuse(error=SessionLost("refused")):  # noqa: B008 - an exception is a value here
@@ -208,6 +212,25 @@ ROWS = [
         shutdown_at=4,
         says="1 outcomes were not acknowledged",
     ),
+    Row(
+        "the session breaks while runs go on",
+        [[ACK, HOLD, Rest(6), BREAK]],
+        SessionLost,
+        [0],
+        6,
+        shutdown_at=4,
+        says="broken",
+        runs_go_on=True,
+    ),
+    Row(
+        "the session breaks and nothing is lost by it",
+        [[ACK, REPORT, Rest(6), BREAK]],
+        None,
+        [0],
+        6,
+        shutdown_at=4,
+        runs_go_on=True,
+    ),
     # Telling again
     Row("telling again fails", [["torn", ACK, HANG]] * 3, SessionLost, [0, 1, 3], 3, owed=1, says="torn"),
     Row("telling again is stuck", [["stuck", ACK, HANG]] * 3, SessionLost, [0, 9, 19], 27, owed=1),
@@ -241,7 +264,9 @@ class Played:
             part = self.script.pop(0) if self.script else HANG
             match part:
                 case Rest():
+                    self.script.insert(0, part)  # whoever is cancelled meanwhile has not received it
                     await anyio.sleep(part.seconds)
+                    self.script.pop(0)
                 case "hang":
                     await anyio.sleep_forever()
                 case "hold":
@@ -304,7 +329,10 @@ async def test_the_life_of_sessions(row, virtual_time):
 
     async def stop():
         await anyio.sleep(row.shutdown_at)
-        world.link.finish()
+        if row.runs_go_on:
+            world.link.stop()
+        else:
+            world.link.finish()
 
     async with anyio.create_task_group() as tasks:
         if row.shutdown_at is not None:
@@ -342,6 +370,110 @@ async def test_what_was_not_acknowledged_comes_before_anything_new(virtual_time)
         tasks.cancel_scope.cancel()
 
 
+class Slow(Played):
+    """A session whose gateway takes its time for each message, acknowledges outcomes, and may break after some."""
+
+    def __init__(self, world, breaks_after=math.inf):
+        super().__init__([ACK], world)
+        self.breaks_after = breaks_after
+        self.acks, self.acknowledged = [], anyio.Event()
+
+    async def send(self, frames, /):
+        for message in messages_of(frames):
+            if any(isinstance(frame, Result) for frame in frames):
+                await anyio.sleep(5)
+            told = gateway_reader().read(message)
+            self.sent += told
+            leases = tuple(frame.lease_id for frame in told if isinstance(frame, Result))
+            if leases:
+                self.acks.append(ResultAck(accepted=leases))
+                self.acknowledged.set()
+                self.breaks_after -= 1
+            if not self.breaks_after:
+                await anyio.sleep(1)
+                raise BREAK
+
+    async def receive(self):
+        if self.script:
+            return [self.script.pop(0)]
+        await self.acknowledged.wait()
+        self.acknowledged = anyio.Event()
+        acks, self.acks = self.acks, []
+        return acks
+
+
+async def test_telling_again_takes_as_long_as_it_takes(virtual_time):
+    """R3, R4: a gateway that takes each message in time is told a backlog that takes longer, in one session."""
+    virtual_time()
+    world = play(Row("", [], None, []))
+    world.hatch.unacked.record([CompleteLease(f"owed {number}", b'"' + b"x" * 200_000 + b'"') for number in range(6)])
+    world.hatch.take(ClaimRequest(worker_id="w", limit=5))
+    session = Slow(world)
+
+    @asynccontextmanager
+    async def connect():
+        world.tries.append(anyio.current_time())
+        yield session
+
+    world.link.connect = connect
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.link.run)
+        await anyio.sleep(29)
+        assert world.link.machine.phase is Phase.REPLAYING
+        assert world.hatch.owes == 1
+        assert not any(isinstance(frame, Credit) for frame in session.sent)
+        await anyio.sleep(2)
+        assert world.link.machine.phase is Phase.SERVING
+        assert world.hatch.owes == 0
+        assert isinstance(session.sent[-1], Credit)
+        world.hatch.tell([CompleteLease(f"new {number}", b'"' + b"x" * 200_000 + b'"') for number in range(6)], ())
+        await anyio.sleep(31)
+        assert world.hatch.owes == 0
+        assert len(world.tries) == 1
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_was_acknowledged_while_it_was_told_again_is_done(virtual_time):
+    """R4: a session that breaks in the middle of a backlog has told a part of it; the next one goes on from there."""
+    virtual_time()
+    world = play(Row("", [], None, []))
+    world.hatch.unacked.record([CompleteLease(f"owed {number}", b'"' + b"x" * 200_000 + b'"') for number in range(3)])
+    sessions = []
+
+    @asynccontextmanager
+    async def connect():
+        sessions.append(Slow(world, breaks_after=2 if not sessions else math.inf))
+        yield sessions[-1]
+
+    world.link.connect = connect
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.link.run)
+        await anyio.sleep(20)
+        assert [[frame.lease_id for frame in session.sent if isinstance(frame, Result)] for session in sessions] == [
+            ["owed 0", "owed 1"],
+            ["owed 2"],
+        ]
+        assert world.hatch.owes == 0
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("says", "tries"), [([DRAIN, CLOSE], [0, 1]), ([CLOSE], [0, 1]), ([Denied("permission_denied")], [0])]
+)
+async def test_a_gateway_is_heard_while_it_is_told_again(says, tries, virtual_time):
+    """R3: who drains, closes or denies while a backlog is told need not wait until it cannot take any more."""
+    virtual_time()
+    began = anyio.current_time()
+    world = play(Row("", [["stuck", ACK, *says]], None, [], owed=1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.link.run)
+        await anyio.sleep(2)
+        assert [moment - began for moment in world.tries] == pytest.approx(tries)
+        assert world.link.machine.drops == int(says == [CLOSE])
+        assert world.link.is_over == (len(tries) == 1)
+        tasks.cancel_scope.cancel()
+
+
 async def test_an_unknown_acknowledgement_is_ignored(virtual_time):
     """R4: an acknowledgement of what is not owed changes nothing."""
     virtual_time()
@@ -366,6 +498,58 @@ async def test_a_silent_gateway_is_given_up(heartbeat, virtual_time):
         await anyio.sleep(1)
         assert len(world.tries) == 2
         tasks.cancel_scope.cancel()
+
+
+def broken_outside(world, *, stuck, on_exit=False):
+    """A connector whose connection breaks beside the session, in its own task, or when it is closed."""
+
+    @asynccontextmanager
+    async def connect():
+        world.tries.append(anyio.current_time())
+        session = Played([*stuck, HANG], world)
+        async with anyio.create_task_group() as tasks:
+
+            async def read():
+                await anyio.sleep(0.5)
+                raise BREAK
+
+            if not on_exit:
+                tasks.start_soon(read)
+            try:
+                yield session
+            finally:
+                if on_exit:
+                    raise BREAK
+
+    return connect
+
+
+@pytest.mark.parametrize("script", [[HANG], ["stuck", ACK], [ACK]], ids=["registering", "replaying", "serving"])
+async def test_a_connection_may_break_beside_its_session(script, virtual_time):
+    """R2, R3: a session that is cut down by its own connector counts like one that broke, whatever it was doing."""
+    virtual_time()
+    began = anyio.current_time()
+    world = play(Row("", [], None, [], owed=1))
+    world.link.connect = broken_outside(world, stuck=script)
+    with anyio.fail_after(100):
+        await world.link.run()
+    assert world.link.error is BREAK
+    assert [moment - began for moment in world.tries] == pytest.approx([0, 1.5, 4])
+
+
+@pytest.mark.parametrize("script", [[HANG], ["stuck", ACK], [ACK]], ids=["registering", "replaying", "serving"])
+async def test_a_connection_that_cannot_be_closed_is_no_error_after_a_stop(script, virtual_time):
+    """R5: a stop before anything was lost ends well, however badly the connection is closed."""
+    virtual_time()
+    world = play(Row("", [], None, [], owed=1))
+    world.link.connect = broken_outside(world, stuck=script, on_exit=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.link.run)
+        await anyio.sleep(1)
+        world.hatch.acknowledged(ResultAck(accepted=("owed 0",)))
+        world.link.finish()
+    assert world.link.error is None
+    assert len(world.tries) == 1
 
 
 def test_the_machine_alone():
@@ -393,6 +577,14 @@ def test_delays_never_overflow():
     config = ReconnectConfig(initial_backoff=0.1, max_backoff=30)
     assert [config.delay(number) for number in (1, 2, 3, 4)] == pytest.approx([0.1, 0.2, 0.4, 0.8])
     assert config.delay(10**9) == 30
+
+
+def test_pauses_may_be_timedeltas():
+    """R2: as every other duration."""
+    config = ReconnectConfig(initial_backoff=timedelta(milliseconds=250), max_backoff=timedelta(minutes=1))
+    assert config == ReconnectConfig(initial_backoff=0.25, max_backoff=60)
+    with pytest.raises(InvalidConfig, match="initial_backoff must be more than 0"):
+        ReconnectConfig(initial_backoff=timedelta(0))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from workerctx.errors import InvalidConfig
@@ -85,6 +86,25 @@ def test_the_journal_can_be_read_by_people(unacked, path):
     unacked.record([CompleteLease("lease", b'{"width":128}')])
     assert path.read_bytes() == b'{"lease":"lease","outcome":"complete","outputs":{"width":128}}\n'
     assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("written", [b'{\n "a": [1, 2]\n}', b'\r\n{"a":\r[1,2]}\n', b'{"a" :\t[ 1,2 ]}\n\n'])
+def test_results_that_were_written_over_several_lines_are_kept(written, unacked, path, caplog):
+    """R4: a result that a handler has written itself, line breaks included, is one line of the journal like others."""
+    unacked.record([CompleteLease("a", written), CompleteLease("b", b'"line\\nbreak"')])
+    unacked = reopened(unacked, path)
+    assert not caplog.text
+    first, second = unacked.snapshot()
+    assert msgspec.json.decode(first.outputs_json) == {"a": [1, 2]}
+    assert second == CompleteLease("b", b'"line\\nbreak"')
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_a_result_that_is_no_json_costs_no_other(unacked, path, caplog):
+    """R8: what a handler has written wrongly, over several lines, is one line that cannot be read."""
+    unacked.record([CompleteLease("a", b'{\n"a":\n'), ReleaseLease("b")])
+    assert reopened(unacked, path).snapshot() == [ReleaseLease("b")]
+    assert caplog.text.count("cannot be read") == 1
 
 
 def test_the_journal_knows_whose_outcomes_these_are(unacked, path):

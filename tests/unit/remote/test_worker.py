@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import anyio
 import msgspec
 import pytest
+from anyio import to_thread
 from attrs import evolve
 
 from workerctx import Credentials, JobCtx, JobRegistry, RemoteConfig, Shutdown, Worker
@@ -33,6 +34,8 @@ from workerctx.errors import (
 from workerctx.lifecycle import Idle, Outcome, Start
 from workerctx.queue import CancelReason, CompleteLease, EnqueueRequest, JobState
 from workerctx.remote import ReconnectConfig, UnackedResults
+from workerctx.remote.asks import Asks
+from workerctx.remote.calls import GetJob
 from workerctx.remote.faults import Fault
 from workerctx.remote.frames import (
     Began,
@@ -342,6 +345,40 @@ async def test_a_session_that_breaks_loses_nothing(jobs, serving, enqueue, loopb
     assert {frame.job_id for frame in loopback.heard_of(Result)} == {quick_id, slow_id}
 
 
+async def test_progress_outlives_its_session(jobs, serving, enqueue, loopback):
+    """W7, R8: a run's newest progress is told again in the next session, once, unless its gateway accepts less."""
+    gate = anyio.Event()
+
+    @jobs.register
+    async def work(ctx: JobCtx, value: str) -> None:
+        ctx.heartbeat(value)
+        await gate.wait()
+
+    def told():
+        return Counter(b"short" in frame.value for frame in loopback.heard_of(Progress))
+
+    async def cut():
+        registered = len(loopback.heard_of(Register))
+        loopback.peers[-1].close(SessionLost("cut"))
+        await wait_until(lambda: len(loopback.heard_of(Register)) > registered)
+        beats = len(loopback.heard_of(Heartbeat))
+        await wait_until(lambda: len(loopback.heard_of(Heartbeat)) > beats + 2)
+
+    store = loopback.storage.jobs
+    async with serving(jobs):
+        ids = [await enqueue(work.request(value)) for value in ("short", "x" * 6000)]
+        await wait_until(lambda: told() == {True: 1, False: 1})
+        loopback.ack = {"max_message": 5000}
+        await cut()
+        assert told() == {True: 2, False: 1}
+        assert len(loopback.peers) == 2
+        gate.set()
+        for job_id in ids:
+            await store.result(job_id, timeout=10)
+        await cut()
+        assert told() == {True: 2, False: 1}
+
+
 async def test_a_question_outlives_its_session(jobs, serving, enqueue, loopback):
     """W7: what a handler asks while the session breaks is asked again in the next one, and done once."""
 
@@ -548,6 +585,25 @@ async def test_a_full_worker_still_listens(jobs, serving, enqueue, loopback):
     assert most == 3
 
 
+async def test_handlers_in_threads_hold_up_no_outcome(tmp_path, jobs, serving, enqueue, loopback, config):
+    """R7: with every thread of the event loop taken, outcomes that wait for the disk are told all the same."""
+
+    @jobs.register
+    async def quick() -> int:
+        return 1
+
+    limiter, handlers = to_thread.current_default_thread_limiter(), []
+    async with serving(jobs, config=evolve(config, journal=tmp_path / "outcomes.journal", journal_fsync=True)):
+        try:
+            while limiter.available_tokens:
+                handlers.append(object())
+                limiter.acquire_on_behalf_of_nowait(handlers[-1])
+            assert await loopback.storage.jobs.result(await enqueue(quick.request()), timeout=5) == 1
+        finally:
+            for handler in handlers:
+                limiter.release_on_behalf_of(handler)
+
+
 async def test_a_handler_that_blocks_does_not_lose_the_session(jobs, serving, enqueue, loopback):
     """R9: while a handler blocks the event loop, heartbeats go on from the session's own thread."""
     blocked, go = threading.Event(), threading.Event()
@@ -628,6 +684,63 @@ async def test_a_stop_drains_and_reports(jobs, serving, enqueue, loopback):
     assert loopback.heard_of(Drain) == [Drain("deploy")]
 
 
+@pytest.mark.parametrize(("end", "words"), [(SessionLost("cut"), "cut"), (None, "1 outcomes were not acknowledged")])
+async def test_a_session_that_ends_while_runs_drain_is_an_error(end, words, jobs, loopback, config, caplog):
+    """R5: after a stop, a session that ends before the last runs have is told, as nobody hears of their outcomes."""
+    go = anyio.Event()
+
+    @jobs.register
+    async def slow() -> None:
+        await go.wait()
+
+    worker = Worker.builder(config).register(jobs).build()
+
+    async def drain() -> None:
+        await loopback.storage.jobs.enqueue(slow.request())
+        await wait_until(lambda: worker.in_flight)
+        worker.shutdown("deploy")
+        await wait_until(lambda: loopback.heard_of(Drain))
+        loopback.peers[-1].close(end)
+        await wait_until(lambda: "the session with the gateway is over" in caplog.text)
+        go.set()
+
+    with anyio.fail_after(20), pytest.raises(SessionLost, match=words):
+        await worker.run_with_connector_until(loopback.connect, drain())
+    assert len(loopback.peers) == 1
+
+
+async def test_a_thread_that_is_left_behind_with_outcomes_is_an_error(jobs, loopback, config, monkeypatch):
+    """R5: a connector that blocks its thread keeps nobody from hearing that the last outcomes were not acknowledged."""
+    monkeypatch.setattr("workerctx.remote.worker._GOODBYE", 0.1)
+    blocked, release = threading.Event(), threading.Event()
+    loopback.deaf = True
+
+    @jobs.register
+    async def quick() -> None: ...
+
+    @asynccontextmanager
+    async def connect():
+        if loopback.peers:
+            blocked.set()
+            release.wait(20)
+            raise SessionLost("late")
+        async with loopback.connect() as session:
+            yield session
+
+    async def until() -> None:
+        await loopback.storage.jobs.enqueue(quick.request())
+        await wait_until(lambda: loopback.heard_of(Result))
+        loopback.peers[0].close()
+        await wait_until(blocked.is_set)
+
+    worker = Worker.builder(evolve(config, hard_limit=0.1)).register(jobs).build()
+    try:
+        with anyio.fail_after(20), pytest.raises(SessionLost, match="1 outcomes were not acknowledged in time"):
+            await worker.run_with_connector_until(connect, until())
+    finally:
+        release.set()
+
+
 async def test_what_does_not_end_in_time_is_given_back(jobs, serving, enqueue, loopback, config):
     """W3, R6: at the deadline a run is cancelled and given back without using up an attempt."""
 
@@ -640,6 +753,82 @@ async def test_what_does_not_end_in_time_is_given_back(jobs, serving, enqueue, l
         await wait_until(lambda: worker.in_flight)
     job = await loopback.storage.jobs.get(job_id)
     assert (job.state, job.attempt) == (JobState.QUEUED, 0)
+
+
+@pytest.fixture
+def arrived(loopback):
+    """Enqueue a job that reaches a worker which takes no more, and return its id once it is there."""
+
+    async def arrived(worker, request):
+        await wait_until(lambda: worker.context.is_ready and loopback.heard_of(Credit))
+        worker.context.pause()
+        await wait_until(lambda: loopback.heard_of(Credit)[-1].free == 0)
+        loopback.unasked = 1
+        job_id = (await loopback.storage.jobs.enqueue(request)).id
+        await wait_until(lambda: loopback.heard_of(Heartbeat)[-1].leases)
+        return job_id
+
+    return arrived
+
+
+async def test_a_stop_gives_back_what_has_arrived(jobs, serving, loopback, arrived, config):
+    """W3, R6: a job that the worker has not taken when it is stopped is free again when it ends."""
+
+    @jobs.register
+    async def quick() -> None: ...
+
+    async with serving(jobs, config=evolve(config, prefetch_window=30)) as worker:
+        job_id = await arrived(worker, quick.request())
+    job = await loopback.storage.jobs.get(job_id)
+    assert (job.state, job.attempt) == (JobState.QUEUED, 0)
+    assert worker.context.outcome is Outcome.CLEAN
+
+
+async def test_what_arrives_after_a_stop_is_given_back(jobs, serving, enqueue, loopback, config):
+    """W3, R6: a job that was on its way when the worker was stopped is given back at once, whatever still runs."""
+    go = anyio.Event()
+
+    @jobs.register
+    async def slow() -> None:
+        await go.wait()
+
+    @jobs.register
+    async def quick() -> None: ...
+
+    store = loopback.storage.jobs
+    async with serving(jobs, config=evolve(config, prefetch_window=30)) as worker:
+        await enqueue(slow.request())
+        await wait_until(lambda: worker.in_flight)
+        worker.shutdown("deploy")
+        await wait_until(lambda: loopback.heard_of(Drain))
+        await wait_until(lambda: loopback.heard_of(Credit)[-1].free == 0)
+        loopback.unasked = 1
+        job_id = await enqueue(quick.request())
+
+        async def is_given_back() -> bool:
+            return bool(loopback.heard_of(Failure)) and (await store.get(job_id)).state is JobState.QUEUED
+
+        await wait_until(is_given_back)
+        assert worker.in_flight
+        go.set()
+    assert loopback.heard_of(Credit)[-1].free == 0
+
+
+async def test_giving_back_does_not_hold_up_a_stop(jobs, loopback, arrived, config):
+    """W3: a worker whose gateway does not acknowledge what is given back ends at its hard limit, and says so."""
+
+    @jobs.register
+    async def quick() -> None: ...
+
+    hurried = evolve(config, prefetch_window=30, hard_limit=0.1)
+    worker = Worker.builder(hurried).register(jobs).build()
+    loopback.deaf = True
+
+    async def until() -> None:
+        await arrived(worker, quick.request())
+
+    with anyio.fail_after(10), pytest.raises(SessionLost, match="1 outcomes were not acknowledged in time"):
+        await worker.run_with_connector_until(loopback.connect, until())
 
 
 async def test_a_pause_takes_nothing(jobs, serving, enqueue, loopback):
@@ -1009,6 +1198,54 @@ async def test_what_is_too_large_for_the_gateway_fails_alone(jobs, serving, enqu
         assert await store.result(await enqueue(large.request(0)), timeout=10) == ""
     assert "ask for less at once" in said[0]
     assert len(loopback.peers) == 1
+
+
+async def test_what_is_too_large_for_the_next_gateway_fails_alone(jobs, serving, enqueue, loopback):
+    """R8: an open question that the gateway after a reconnect would not accept fails alone; the worker goes on."""
+    said = []
+
+    @jobs.register
+    async def child(data: str) -> None: ...
+
+    @jobs.register
+    async def parent(ctx: JobCtx) -> int:
+        try:
+            await ctx.enqueue(child.request("x" * 6000))
+        except InvalidRequest as exc:
+            said.append(str(exc))
+        return 1
+
+    async def replaced(peer, frame):
+        if b"enqueue" not in bytes(frame.call):
+            await loopback.answer(peer, frame)
+            return
+        loopback.ack = {"max_message": 5000}
+        peer.close(SessionLost("cut"))
+
+    loopback.on_request = replaced
+    async with serving(jobs):
+        assert await loopback.storage.jobs.result(await enqueue(parent.request()), timeout=10) == 1
+    assert "the gateway accepts 4488: the gateway before it may have done it" in said[0]
+    assert len(loopback.peers) == 2
+
+
+@pytest.mark.parametrize(("sent", "words"), [(False, "ask for less at once"), (True, "may have done it")])
+async def test_what_cannot_be_asked_again_says_whether_it_may_be_done(sent, words):
+    """R8: a question that became too large is asked no more, and was perhaps done only if it was sent."""
+    asks = Asks()
+
+    async def ask():
+        with pytest.raises(InvalidRequest, match=words):
+            await asks.ask(GetJob("x" * 100))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await wait_until(lambda: asks._open)
+        if sent:
+            assert asks.collect()
+        asks.limit = 50
+        asks.renew()
+        assert not asks.collect()
 
 
 async def test_sync_handlers_work_afar(jobs, serving, enqueue, loopback):

@@ -93,6 +93,7 @@ class AwaitEnd(Call[JobRecord], tag="await", frozen=True):
     """Wait until a job has finished, but not for too long, and return it: a part of `JobQueue.result`."""
 
     returns: ClassVar[Any] = JobRecord
+    waits: ClassVar[bool] = True
     job_id: str
     seconds: float
 
