@@ -25,7 +25,7 @@ def enqueue(
         str | None,
         Parameter(
             allow_leading_hyphen=True,
-            help="Its payload as JSON: the handler's arguments by name; - reads standard input.",
+            help="Its payload as JSON: the handler's arguments by name; {} if left out; - reads standard input.",
         ),
     ] = None,
     /,
@@ -92,7 +92,7 @@ def enqueue(
         if registry is None:
             request = EnqueueRequest(kind, value, **options)
         else:
-            request = _checked(registry, kind, {} if value is None else value).with_options(**options)
+            request = _checked(registry, kind, value).with_options(**options)
         return _add(request, store)
 
     return guarded(check_and_add)
@@ -114,7 +114,7 @@ def _add(request: EnqueueRequest, store: StoreOptions) -> int:
 
 def _decode(text: str | None) -> Any:
     if text is None:
-        return None
+        return {}
     try:
         return decode_json(sys.stdin.read() if text == "-" else text)
     except (msgspec.DecodeError, UnicodeError) as exc:

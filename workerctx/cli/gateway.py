@@ -16,7 +16,7 @@ from cyclopts import Parameter
 import workerctx
 from workerctx.cli.ending import ignore_signals
 from workerctx.cli.health import HealthOptions, HealthServer, Pulse, health_of
-from workerctx.cli.logs import Announcer, LogOptions
+from workerctx.cli.logs import Announcer, LogOptions, in_words
 from workerctx.cli.output import without_password
 from workerctx.cli.turns import take_short_turns
 from workerctx.cli.values import Whole  # noqa: TC001 - cyclopts reads the annotations
@@ -175,7 +175,7 @@ def _serve(server: Server, stores: list[str], grace: float, health: HealthOption
         try:
             anyio.run(serve)
         except MonitorFailed as exc:
-            announcer.say(f"the gateway failed: {exc.failures[-1][1]!r}")
+            announcer.say(f"the gateway failed: {in_words(exc.failures[-1][1])}")
             return 1
         announcer.say(f"gateway {name} stopped: {server.context.reason}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
+from copy import copy
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from attrs import frozen
 from cyclopts import Parameter
 
 from workerctx.cli.output import complain
-from workerctx.errors import WorkerError
+from workerctx.errors import RemoteError, SchemaError, StoreDenied, StoreUnavailable, StoreUnsafe, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,8 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 
 _log = logging.getLogger("workerctx")
 
+_FROM_OUTSIDE: Final = (StoreUnavailable, StoreDenied, StoreUnsafe, SchemaError, RemoteError)
+"""What no line of code here is to blame for."""
 _STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 """What every record has; the rest is what a caller added with ``extra``."""
 
@@ -57,7 +60,7 @@ class LogOptions:
         origin = "" if process is None else f" {process}:"
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(
-            JsonFormatter(process) if as_json else logging.Formatter(f"%(asctime)s %(levelname)s{origin} %(message)s")
+            JsonFormatter(process) if as_json else LineFormatter(f"%(asctime)s %(levelname)s{origin} %(message)s")
         )
         logging.basicConfig(level=self.level.upper(), handlers=[handler])
         if as_json:
@@ -88,6 +91,27 @@ class Announcer:
         return status
 
 
+class LineFormatter(logging.Formatter):
+    """Writes a record for people, with the traceback of an exception.
+
+    Of what comes from outside, such as a store that cannot be reached, the sentence is shown, which says what it is and
+    what to do; the way through the driver only if everything is logged.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and what belongs under it."""
+        if not record.exc_info:
+            return super().format(record)
+        error = record.exc_info[1]
+        if error is not None and (not isinstance(error, _FROM_OUTSIDE) or _log.isEnabledFor(logging.DEBUG)):
+            return super().format(record)
+        said = record.getMessage()
+        shown = copy(record)  # other handlers get the record as it is
+        shown.exc_info = shown.exc_text = None
+        shown.msg, shown.args = (said if error is None or str(error) in said else f"{said}: {error}"), None
+        return super().format(shown)
+
+
 class JsonFormatter(logging.Formatter):
     """Writes a record as one JSON object in one line: time, level, logger, message, and what else there is.
 
@@ -112,7 +136,7 @@ class JsonFormatter(logging.Formatter):
         }
         if self._process is not None:
             fields["worker"] = self._process
-        if record.exc_info:
+        if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             fields["stack"] = self.formatStack(record.stack_info)
@@ -123,6 +147,11 @@ class JsonFormatter(logging.Formatter):
             return msgspec.json.encode(fields, enc_hook=repr).decode()
         except (TypeError, ValueError, OverflowError, RecursionError):
             return msgspec.json.encode({_text(name): _text(value) for name, value in fields.items()}).decode()
+
+
+def in_words(error: BaseException) -> str:
+    """Return the sentence that an error of ours is, and of any other also what it is."""
+    return str(error) if isinstance(error, WorkerError) else repr(error)
 
 
 def _text(value: object) -> str:

@@ -30,12 +30,6 @@ def migrate(
 
     Opening a store does the same, if its role may; this does nothing else. It may run any number of times, at once
     too.
-
-    Args:
-        plan: Only say what there is to be done.
-        apply: Do it.
-        sql: Only print the statements.
-        store: Which store.
     """
     options = store or StoreOptions()
     return guarded(lambda: _migrate(options.url(), Output(options.json), plan=plan, apply=apply, sql=sql))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from workerctx.cli.output import Output, complain, duration, number_of, without_password
-from workerctx.cli.store import guarded, missing_file, no_file, visible
+from workerctx.cli.store import guarded, refuse_new, visible
 from workerctx.cli.values import Duration  # noqa: TC001 - cyclopts reads the annotations
 from workerctx.errors import CommandError
 from workerctx.queue import JobState, connect
@@ -77,9 +77,7 @@ def move_store(
         if dry_run and give_back:
             raise CommandError("--dry-run and --give-back exclude each other: pass one of them")
         source = visible(from_)
-        missing = missing_file(source)
-        if missing is not None:
-            raise no_file(missing)
+        refuse_new(source)
         if give_back:
             return anyio.run(_give_back, source, out)
         if dry_run:

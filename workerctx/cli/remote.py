@@ -107,7 +107,7 @@ class RemoteOptions:
         if self.token_file is None:
             return os.environ.get(TOKEN_VARIABLE)
         try:
-            token = self.token_file.read_text(encoding="utf-8").strip()
+            token = self.token_file.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeError) as exc:
             raise CommandError(f"the token cannot be read: {exc}") from exc
         if not token or not token.isprintable() or " " in token:
@@ -121,8 +121,12 @@ class RemoteOptions:
             return None
         try:
             context = ssl.create_default_context(cafile=self.ca)
-            if self.certificate is not None:
+        except OSError as exc:
+            raise CommandError(f"the authorities in {self.ca} cannot be used: {exc}") from exc
+        if self.certificate is not None:
+            try:
                 context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as exc:
-            raise CommandError(f"the certificates cannot be used: {exc}") from exc
+            except OSError as exc:
+                files = str(self.certificate) if self.key is None else f"{self.certificate} with the key in {self.key}"
+                raise CommandError(f"the certificate in {files} cannot be used: {exc}") from exc
         return context

@@ -17,6 +17,7 @@ from workerctx.cli.output import Output, complain
 from workerctx.errors import CommandError, InvalidRequest, RegistryNotOpen, WorkerError
 from workerctx.queue import StoreURL, connect
 from workerctx.queue.memory import is_shared
+from workerctx.queue.migrating import Migrated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,21 +97,32 @@ def visible(url: str) -> str:
     return url
 
 
-def missing_file(url: str) -> Path | None:
-    """Return the file of a SQLite store if it is not there."""
-    file = sqlite_file(url)
-    return None if file is None or file.exists() else file
+def new_place(url: str) -> str | None:
+    """Return where opening a store would make its tables; None if they are there, or it has none.
+
+    Raises:
+        QueueError: The store cannot be asked.
+    """
+    storage = connect(url)
+    if isinstance(storage, Migrated) and not storage.migrations.version():
+        return storage.migrations.place
+    return None
 
 
-def no_file(file: Path) -> CommandError:
-    """Return what is wrong with a path that leads nowhere."""
-    return CommandError(f"there is no file {file}: check the path, or make it with `workerctx migrate`")
+def refuse_new(url: str) -> None:
+    """Refuse a store without tables: it may be a misspelt one, and would look like one that is empty.
 
-
-def sqlite_file(url: str) -> Path | None:
-    """Return the file of a SQLite store; None for every other store."""
+    Raises:
+        CommandError: It has none.
+        QueueError: It cannot be asked.
+    """
+    place = new_place(url)
+    if place is None:
+        return
     store = StoreURL.parse(url)
-    return Path(unquote(store.path).removeprefix("/")) if store.scheme == "sqlite" else None
+    if store.scheme == "sqlite" and not Path(unquote(store.path).removeprefix("/")).exists():
+        raise CommandError(f"there is no file {place}: check the path, or make it with `workerctx migrate`")
+    raise CommandError(f"{place} has no tables of workerctx: check the URL, or make them with `workerctx migrate`")
 
 
 def on_store(
@@ -121,8 +133,7 @@ def on_store(
     Args:
         options: Which store; None leaves it to the environment.
         command: Does the work and returns the exit status.
-        creates: Whether a SQLite file that is not there is made; otherwise a misspelt path would look like an
-            empty store.
+        creates: Whether tables that are not there are made; see `refuse_new`.
     """
     options = options or StoreOptions()
     out = Output(options.json)
@@ -133,9 +144,9 @@ def on_store(
 
     def open_and_run() -> int:
         url = options.url()
-        new = missing_file(url)
-        if new is not None and not creates:
-            raise no_file(new)
+        if not creates:
+            refuse_new(url)
+        new = new_place(url) if creates else None
         status = anyio.run(run, url)
         if new is not None:
             out.note(f"made {new}")

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import anyio
@@ -16,7 +17,7 @@ from workerctx.cli.ending import ignore_signals
 from workerctx.cli.health import HealthServer, Pulse, health_of
 from workerctx.cli.line import LowerEnd
 from workerctx.cli.loading import load_registry
-from workerctx.cli.logs import Announcer
+from workerctx.cli.logs import Announcer, in_words
 from workerctx.cli.output import without_password
 from workerctx.cli.reload import watching
 from workerctx.cli.remote import DENIED
@@ -121,6 +122,8 @@ class WorkerCommand:
         ):
             if wrong:
                 raise CommandError(complaint)
+        if self.backend == "trio" and find_spec("trio") is None:
+            raise CommandError("--backend trio needs the 'trio' extra: pip install 'workerctx[trio]'")
 
     def _supervise(self, announcer: Announcer) -> int:
         if sys.platform == "win32":
@@ -186,7 +189,7 @@ class WorkerCommand:
                 anyio.run(serve, backend=self.backend)
             except MonitorFailed as exc:
                 failure = exc.failures[-1][1]
-                announcer.say(f"the worker failed: {failure!r}")
+                announcer.say(f"the worker failed: {in_words(failure)}")
                 return DENIED if isinstance(failure, SessionDenied) else 1
             except KeyboardInterrupt:  # see above
                 pass

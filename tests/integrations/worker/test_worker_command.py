@@ -164,7 +164,8 @@ def test_a_worker_whose_store_cannot_be_opened_fails_with_1(start: Any, folder: 
     (folder / "jobs.db").write_bytes(b"this is not a database, and long enough to be sure of it" * 100)
     worker = start("worker", "app:jobs")
     assert worker.ends() == 1, worker.output
-    assert "not a database" in worker.output
+    assert "the worker failed: jobs.db is not an SQLite database" in worker.output
+    assert "Traceback" not in worker.output
 
 
 @pytest.mark.parametrize("options", [(), ("--processes", "1")], ids=["alone", "supervised"])

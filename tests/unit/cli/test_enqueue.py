@@ -70,10 +70,10 @@ def test_a_moment_instead_of_a_delay(cli, job):
 
 
 def test_a_payload_from_standard_input(cli, job, monkeypatch):
-    """- reads the payload from standard input; no payload is null; a number may be negative."""
+    """- reads the payload from standard input; no payload is no arguments; a number may be negative."""
     monkeypatch.setattr("sys.stdin", io.StringIO('{"a": 1}'))
     assert job(cli("enqueue", "mail", "-").out.strip()).payload == {"a": 1}
-    assert job(cli("enqueue", "mail").out.strip()).payload is None
+    assert job(cli("enqueue", "mail").out.strip()).payload == {}
     assert job(cli("enqueue", "mail", "-5").out.strip()).payload == -5
 
 

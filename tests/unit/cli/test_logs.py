@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from workerctx.cli.logs import JsonFormatter
+from workerctx.cli.logs import JsonFormatter, LineFormatter
 from workerctx.cli.reload import sentence
+from workerctx.errors import StoreUnavailable
 
 
 def record(message="done", *args, exc_info=None, **extra):
@@ -51,6 +52,43 @@ def test_exceptions_and_stacks_are_fields():
     assert found["exception"].startswith("Traceback")
     assert found["exception"].endswith("KeyError: 'lost'")
     assert found["stack"].endswith("here")
+
+
+def test_an_exception_that_is_none():
+    """Libraries log the exception under way where there is none: then there is nothing to show."""
+    made = record("closed", exc_info=(None, None, None))
+    assert "exception" not in fields(made)
+    assert LineFormatter("%(message)s").format(made) == "closed"
+
+
+class TestLines:
+    """What people read."""
+
+    def test_a_store_that_cannot_be_reached_is_a_sentence(self, caplog):
+        """Without the way through the driver, unless everything is logged."""
+        made = record("could not %s", "reap", exc_info=self._raised(StoreUnavailable("nobody answers")))
+        assert LineFormatter("%(levelname)s %(message)s").format(made) == "WARNING could not reap: nobody answers"
+        assert made.exc_info is not None
+        with caplog.at_level(logging.DEBUG, "workerctx"):
+            assert "Traceback" in LineFormatter("%(message)s").format(made)
+
+    def test_a_sentence_is_not_said_twice(self):
+        """The message may have it already."""
+        made = record("waits: nobody answers", exc_info=self._raised(StoreUnavailable("nobody answers")))
+        assert LineFormatter("%(message)s").format(made) == "waits: nobody answers"
+
+    def test_what_code_is_to_blame_for_has_its_traceback(self):
+        """Where it happened is what its author has to know."""
+        made = record("failed", exc_info=self._raised(KeyError("lost")))
+        shown = LineFormatter("%(message)s").format(made)
+        assert shown.startswith("failed\nTraceback")
+        assert shown.endswith("KeyError: 'lost'")
+
+    def _raised(self, error):
+        try:
+            raise error
+        except type(error):
+            return sys.exc_info()
 
 
 def test_extra_fields_are_kept_whatever_they_are():

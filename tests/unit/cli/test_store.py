@@ -98,6 +98,18 @@ def test_looking_makes_no_file(command, here):
     assert (ran.status, ran.err) == (0, "made new.db\n")
 
 
+def test_looking_makes_no_tables(command, here):
+    """A database of somebody else is left as it is: the wrong name of one is not taken for an empty store."""
+    with closing(sqlite3.connect(here / "other.db")) as connection:
+        connection.execute("CREATE TABLE x (y)")
+    for words in (["jobs", "list", "--storage"], ["move", "--dry-run", "--from"]):
+        ran = command(*words, "sqlite:///other.db")
+        assert ran.status == 2
+        assert "other.db has no tables of workerctx: check the URL" in ran.err
+    with closing(sqlite3.connect(here / "other.db")) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("x",)]
+
+
 def test_a_store_that_cannot_be_opened(command, here):
     """A file that is no database is a failure, said in one sentence."""
     (here / "text.db").write_text("this is not a database, " * 100)
