@@ -185,8 +185,14 @@ class RedisJobs(JobQueueSkeleton):
         await self._line.call(operations.on_job("delete", job_id, "cancel it and wait until it has stopped"))
 
     async def _prune(self, retention: float, states: frozenset[JobState], limit: int) -> int:
-        words = ("prune", sorted(states), to_micros(retention), limit)
-        return await self._line.call(Operation(words, _count))
+        removed = 0
+        for state in sorted(states):
+            offset: int | None = 0
+            while offset is not None and removed < limit:
+                words = ("prune", state, to_micros(retention), limit - removed, offset)
+                count, offset = await self._line.call(Operation(words, _count_and_offset))
+                removed += count
+        return removed
 
     # Looking ----------------------------------------------------------------
 
@@ -279,8 +285,9 @@ def _result(answer: Answer) -> Any:
     return answer.result
 
 
-def _count(answer: Answer) -> int:
-    return int(answer.result)
+def _count_and_offset(answer: Answer) -> tuple[int, int | None]:
+    count, offset = answer.result
+    return count, None if offset is False else offset
 
 
 def _get(job_id: str) -> Operation[QueuedJob]:

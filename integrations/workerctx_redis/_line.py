@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import attrs
+from coredis.exceptions import ResponseError
 
-from workerctx.errors import QueueError, SchemaError, StoreClosed, StoreUnavailable, StoreUnsafe
+from workerctx.errors import QueueError, SchemaError, StoreClosed, StoreDenied, StoreUnavailable, StoreUnsafe
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue.batching import MAX_BATCH, CallTaker
 from workerctx.queue.hand import DONE, PENDING, TAKEN, wake_all
@@ -155,7 +156,7 @@ class Line(CallTaker[Answer]):
         """Connect and perform what is handed over, until the line is closed or the client has failed."""
         async with open_client(self._endpoint) as client:
             link = Link(client, self._groups, self._endpoint, self._prefix, self._origin, life.latch.wake)
-            await _check_version(link)
+            await _check_version(link, self._endpoint)
             life.opened.set()
             life.link, life.started, life.failure = link, 0, None
             async with anyio.create_task_group() as tasks:
@@ -278,10 +279,12 @@ class _Life:
 _UNKNOWN: Final = StoreUnavailable("the store was closed while a call hung; whether it was done is unknown")
 
 
-async def _check_version(link: Link) -> None:
-    """Refuse data that a newer release has written."""
+async def _check_version(link: Link, endpoint: Endpoint) -> None:
+    """Refuse data that a newer release has written, and users that may not do all that a store does."""
     reply = await link.perform([done("version", VERSION)])
-    found, policy = reply.results[0]
+    found, policy, refused = reply.results[0]
+    if refused and isinstance(denied := explain(ResponseError(refused), endpoint), StoreDenied):
+        raise denied
     if found > VERSION:
         raise SchemaError(
             f"the data of this namespace has version {found} and this release knows up to {VERSION}: "

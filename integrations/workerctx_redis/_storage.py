@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -64,6 +65,8 @@ class RedisStorage:
     schedules: RedisSchedules = attrs.field(repr=False, init=False)
     moving: RedisMoving = attrs.field(repr=False, init=False)
     _is_open: bool = attrs.field(repr=False, default=False, init=False)
+    _left: threading.Event = attrs.field(repr=False, factory=threading.Event, init=False)
+    """Set when the storage is to be closed; another one each time it is opened."""
 
     def __attrs_post_init__(self) -> None:
         self.url = str(self._endpoint)
@@ -81,7 +84,8 @@ class RedisStorage:
         if self._is_open:
             raise StoreClosed("this storage is open already: connect again for a second one")
         try:
-            await anyio.to_thread.run_sync(self._line.start)
+            self._left = threading.Event()
+            await anyio.to_thread.run_sync(self._open, self._left)
             self._is_open = True
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -91,6 +95,7 @@ class RedisStorage:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self._left.set()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._line.close)
         self._hub.close()
@@ -116,6 +121,12 @@ class RedisStorage:
         if not 0 <= seconds < float("inf"):
             raise InvalidRequest(f"a clock moves forward by 0 or more seconds, not by {seconds}")
         await self._line.call(done("advance", to_micros(seconds)))
+
+    def _open(self, left: threading.Event) -> None:
+        self._line.start()
+        # Its task may have been cancelled in asyncio's own way, which waits for no thread.
+        if left.is_set():
+            self._line.close()
 
     def _make_line(self, name: str, *, heard: bool = False) -> Line:
         line = (name, self._endpoint, self._prefix, self._groups, self._origin)

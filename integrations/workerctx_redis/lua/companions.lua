@@ -7,16 +7,37 @@ function actions.advance(by)
   ready_anywhere, finished = true, true
 end
 
--- Which form the data has; written by whoever comes first.
+-- What the server says to the first command that it refuses; false if it refuses none. A script that learns it in its
+-- middle has done half of its work.
+local function refusal()
+  local spare = ns .. ':nothing'
+  for _, words in ipairs({
+    { 'DEL' }, { 'EXISTS' }, { 'HSET', 'a', 1 }, { 'HSETNX', 'a', 1 }, { 'HGET', 'a' }, { 'HMGET', 'a' }, { 'HGETALL' },
+    { 'HKEYS' }, { 'HLEN' }, { 'HSTRLEN', 'a' }, { 'HINCRBY', 'a', 1 }, { 'EXPIRE', 60 }, { 'HDEL', 'a' },
+    { 'RPUSH', 'a' }, { 'LLEN' }, { 'LINDEX', 0 }, { 'LRANGE', 0, -1 }, { 'LPOP' },
+    { 'SADD', 'a' }, { 'SISMEMBER', 'a' }, { 'SMEMBERS' }, { 'SREM', 'a' },
+    { 'ZADD', 1, 'a' }, { 'ZCARD' }, { 'ZCOUNT', 0, 1 }, { 'ZSCORE', 'a' }, { 'ZRANGE', 0, -1 },
+    { 'ZRANGEBYSCORE', 0, 1 }, { 'ZRANGEBYLEX', '-', '+' }, { 'ZREM', 'a' },
+  }) do
+    local answer = redis.pcall(words[1], spare, unpack(words, 2))
+    if type(answer) == 'table' and answer.err then
+      redis.pcall('DEL', spare)
+      return words[1] .. ': ' .. answer.err
+    end
+  end
+  return false
+end
+
+-- Which form the data has; written by whoever comes first, unless he may not do all that is needed.
 function actions.version(current)
-  -- Whoever may not tell workers of jobs hears it before he has added any.
   call('PUBLISH', channel .. ':opened', origin)
+  local refused = refusal()
   local found = call('HGET', ns .. ':meta', 'version')
-  if not found then call('HSET', ns .. ':meta', 'version', current) end
+  if not found and not refused then call('HSET', ns .. ':meta', 'version', current) end
   -- Some users may not ask; then what the server does when it is full is not known.
   local info = redis.pcall('INFO', 'memory')
   local policy = type(info) == 'string' and string.match(info, 'maxmemory_policy:([%w-]+)') or ''
-  return { tonumber(found or current), policy }
+  return { tonumber(found or current), policy, refused }
 end
 
 function actions.wake(queue)
@@ -27,6 +48,7 @@ end
 
 -- When all of a limit is free, and until when it is closed because it was drained; older releases left that out.
 local function set_limit(scope, capacity, per, tat, closed)
+  insist()
   call('HSET', LIMITS, scope, format('[%d,%.17g,%.0f,%.0f]', capacity, per, tat, closed or 0))
 end
 
@@ -70,7 +92,6 @@ function actions.acquire(scope, amount)
   local after = max(tat, now) + floor(amount * per * 1000000 / capacity)
   local wait = after - now - per * 1000000
   if wait > 0 then return { 'wait', max(wait, 1) } end
-  insist()
   set_limit(scope, capacity, per, after)
   return { 'granted' }
 end
@@ -103,6 +124,7 @@ end
 
 function actions.send(id, command)
   if not call('ZSCORE', SEEN, id) then return false end
+  insist()
   call('RPUSH', key('commands', id), command)
   return true
 end
@@ -137,6 +159,7 @@ local SCHEDULES, TICKS = ns .. ':schedules', ns .. ':ticks'
 
 local function set_times(name, enabled, due, last)
   local at = key('schedule', name)
+  insist()
   call('HSET', at, 'enabled', enabled and 1 or 0, 'next', due and format('%.0f', due) or '')
   if last then call('HSET', at, 'last', format('%.0f', last)) end
   if enabled and due then
@@ -153,6 +176,7 @@ local function schedule(name)
 end
 
 local function define(name, definition, timing)
+  insist()
   call('HSET', key('schedule', name), 'definition', definition, 'timing', timing)
   call('SADD', SCHEDULES, name)
 end

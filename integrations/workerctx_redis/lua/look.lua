@@ -47,24 +47,40 @@ local function few(state)
   if at and call('ZCARD', at) <= settings.at_once then return call('ZRANGE', at, 0, -1) end
 end
 
+-- Sorted sets compare ids byte by byte, and scripts in the way of the server's language. Digits are the same in each.
+local bytes = setmetatable({}, { __index = function(known, char)
+  local text = format('%03d', string.byte(char))
+  known[char] = text
+  return text
+end })
+local function place_of(id) return (string.gsub(id, '.', bytes)) end
+
+-- Ids of several sets in the order of one, those behind a cursor.
+local function in_order(ids, cursor)
+  local places, found, from = {}, {}, place_of(cursor)
+  for _, id in ipairs(ids) do
+    local place = place_of(id)
+    if place > from then
+      insert(places, place)
+      found[place] = id
+    end
+  end
+  table.sort(places)
+  for index, place in ipairs(places) do places[index] = found[place] end
+  return places
+end
+
 local function ids_after(wanted, cursor, most)
   local handful = wanted.state and few(wanted.state)
-  if handful then
-    local found = {}
-    for _, id in ipairs(handful) do
-      if cursor == '' or id > cursor then insert(found, id) end
-    end
-    table.sort(found)
-    return found, true
-  end
+  if handful then return in_order(handful, cursor), true end
   local from = cursor == '' and '-' or '(' .. cursor
-  local found, complete = {}, true
-  for _, at in ipairs(sources(wanted)) do
+  local found, complete, several = {}, true, sources(wanted)
+  for _, at in ipairs(several) do
     local ids = call('ZRANGEBYLEX', at, from, '+', 'LIMIT', 0, most)
     complete = complete and #ids < most
     for _, id in ipairs(ids) do insert(found, id) end
   end
-  table.sort(found)
+  if #several > 1 then found = in_order(found, cursor) end
   -- Of a longer source only the first were read, so nothing behind its last one is known to follow.
   for index = #found, most + 1, -1 do found[index] = nil end
   return found, complete and #found < most

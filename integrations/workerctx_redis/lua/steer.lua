@@ -125,27 +125,27 @@ function actions.delete(id)
   return { 'done' }
 end
 
--- Remove finished jobs that ended long ago, unless an unfinished one still waits for their outputs.
-function actions.prune(states, retention, limit)
-  local removed = 0
-  for _, state in ipairs(states) do
-    local offset = 0
-    while removed < limit and offset < 20 * limit do
-      local ids = call('ZRANGEBYSCORE', key('final', state), '-inf', '(' .. format('%.0f', now - retention),
-        'LIMIT', offset, limit - removed)
-      if #ids == 0 then break end
-      load_all(ids)
-      local any_awaited = count_of('children', ids) > 0
-      for _, id in ipairs(ids) do
-        if any_awaited and call('EXISTS', key('children', id)) == 1 then
-          offset = offset + 1
-        else
-          remove(load(id))
-          removed = removed + 1
-        end
+-- Remove jobs of a state that ended long ago, unless an unfinished one still waits for their outputs, and return how many.
+-- A crowd of those is passed by in several calls: then the second answer is how many of them to pass over in the next.
+function actions.prune(state, retention, limit, offset)
+  local removed, looked = 0, 0
+  while removed < limit do
+    if looked >= settings.at_once then return { removed, offset } end
+    local ids = call('ZRANGEBYSCORE', final_place(state), '-inf', '(' .. format('%.0f', now - retention),
+      'LIMIT', offset, min(limit - removed, settings.at_once))
+    if #ids == 0 then break end
+    looked = looked + #ids
+    load_all(ids)
+    local any_awaited = count_of('children', ids) > 0
+    for _, id in ipairs(ids) do
+      if any_awaited and call('EXISTS', key('children', id)) == 1 then
+        offset = offset + 1
+      else
+        remove(load(id))
+        removed = removed + 1
       end
-      flush()
     end
+    flush()
   end
-  return removed
+  return { removed, false }
 end

@@ -131,10 +131,25 @@ async def test_a_user_with_the_least_rights(own_server, acl_of_the_docs):
         await add_and_count(url)
     async with connect(f"redis://127.0.0.1:{server.port}") as storage:
         assert sum((await storage.jobs.counts()).values()) == 2501
-    server.command("acl", "setuser", *acl_of_the_docs)
-    server.command("acl", "setuser", "jobs", "-zadd")
-    with pytest.raises(StoreDenied, match="does not allow"):
-        await add_and_count(url)
+
+
+async def test_a_right_that_is_missing_is_told_before_anything_is_written(own_server, acl_of_the_docs):
+    """Q13: a user who lacks one of the documented commands cannot open the store, and leaves nothing behind."""
+    server = own_server()
+    url = f"redis://jobs:secret@127.0.0.1:{server.port}"
+    rights = [word.removeprefix("+") for word in acl_of_the_docs if word.startswith("+")]
+    for right in rights[rights.index("del") :]:
+        server.command("acl", "setuser", *acl_of_the_docs)
+        server.command("acl", "setuser", "jobs", f"-{right}")
+        with pytest.raises(StoreDenied, match="does not allow") as caught:
+            async with connect(url):
+                pass
+        assert f"({right.upper()}: " in str(caught.value) or right in {
+            "hget",
+            "llen",
+        }  # with these each call begins and ends
+        server.command("acl", "setuser", "jobs", "+del")
+        assert server.command("dbsize") == "0", right
 
 
 async def test_a_unix_socket(own_server):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from contextlib import suppress
 
@@ -10,7 +12,7 @@ import pytest
 
 from workerctx import JobRegistry, WorkerConfig, WorkerLoop
 from workerctx.errors import StoreFull, StoreUnavailable
-from workerctx.queue import CompleteLease, EnqueueRequest, JobState, WorkerInfo, connect
+from workerctx.queue import CompleteLease, EnqueueRequest, JobState, Schedule, WorkerCommand, WorkerInfo, connect
 from workerctx.testing.polling import wait_until
 
 PATIENCE = 30.0
@@ -99,6 +101,30 @@ async def test_a_stalled_network_is_given_up(redis_server, proxy_of):
         assert (await storage.jobs.get(first)).payload == 1
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_opening_that_is_cancelled_natively(redis_server, proxy_of):
+    """Q15: what asyncio.timeout leaves behind closes itself, and the same storage can be opened again."""
+    proxy = proxy_of(("127.0.0.1", redis_server.port))
+    storage = connect(through(proxy, prefix="left"))
+
+    async def is_idle():
+        threads = {thread.name for thread in threading.enumerate()}
+        return proxy.connections == 0 and "workerctx-redis" not in threads
+
+    async def is_knocking():
+        return proxy.connections > 0
+
+    with proxy.stalling("client"):
+        opening = asyncio.create_task(storage.__aenter__())
+        await wait_until(is_knocking, PATIENCE)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    await wait_until(is_idle, PATIENCE)
+    async with storage:
+        await storage.jobs.enqueue(EnqueueRequest("work"))
+
+
 async def test_a_server_that_is_not_there(own_server):
     """A store that cannot be opened says where it looked for it."""
     server = own_server()
@@ -123,7 +149,11 @@ async def test_a_full_server_takes_nothing_in_and_lets_work_go_on(own_server):
         assert sum((await storage.jobs.counts()).values()) == 10
         assert not (await storage.jobs.renew_leases([lease.id for _, lease in claimed], extend_by=60)).lost
         await storage.workers.register(WorkerInfo(id="worker"))
-        assert await storage.workers.heartbeat("worker") == []
+        await storage.workers.send("worker", WorkerCommand.PAUSE)
+        assert await storage.workers.heartbeat("worker") == [WorkerCommand.PAUSE]
+        await storage.rate_limits.configure("api", capacity=1, per=1)
+        await storage.schedules.put(Schedule(name="hourly", request=EnqueueRequest("work"), every=3600))
+        await storage.schedules.enable("hourly", enabled=False)
         assert await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed]) == [None] * 5
         assert len(await storage.jobs.claim_many("worker", limit=5)) == 5
         assert await storage.jobs.prune(0) == 5

@@ -30,6 +30,7 @@ from workerctx.queue import (
     connect,
 )
 from workerctx.queue.limits import Granted
+from workerctx.queue.model import FINAL_STATES
 from workerctx.testing import advance
 from workerctx.testing.polling import wait_until
 from workerctx_redis._adding import Part, publish, stage
@@ -341,6 +342,23 @@ async def test_nothing_is_left_of_jobs_that_are_gone(storage, redis_command):
     assert await storage.jobs.prune(0) == 2
     names = {key.removeprefix(storage._prefix) for key in redis_command("--raw", "keys", f"{storage._prefix}*").split()}
     assert names == {":groups", ":names", ":meta"}
+
+
+async def test_pruning_passes_by_jobs_that_are_awaited(storage):
+    """Q2: however many finished jobs have to stay for others, those behind them are removed."""
+    parents = [outcome.id for outcome in await storage.jobs.enqueue_bulk(crowd(2 * AT_ONCE + 10))]
+    for first in range(0, len(parents), AT_ONCE):
+        await storage.jobs.enqueue(EnqueueRequest("child", depends_on=parents[first : first + AT_ONCE], queue="later"))
+    claimed = await storage.jobs.claim_many("worker", limit=len(parents))
+    await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed])
+    await storage.jobs.enqueue_bulk(crowd(3))
+    await advance(storage, 1)
+    claimed = await storage.jobs.claim_many("worker", limit=3)
+    await storage.jobs.finish_many([CompleteLease(lease.id) for _, lease in claimed])
+    await advance(storage, 1)
+    assert await storage.jobs._prune(0, FINAL_STATES, 2) == 2
+    assert await storage.jobs._prune(0, FINAL_STATES, 2) == 1
+    assert (await storage.jobs.counts())[JobState.SUCCEEDED] == len(parents)
 
 
 async def test_databases_and_prefixes_are_apart(own_server):

@@ -101,6 +101,15 @@ class TestListing:
         assert found == [outcome.id for outcome in outcomes]
         assert sizes == [10, 10, 5]
 
+    async def test_ids_stand_in_the_order_of_their_characters(self, storage: Storage) -> None:
+        """Pages of chosen ids follow their code points, in no language's alphabet, whatever kinds they are of."""
+        chosen = ["b", "B-1", "a", "_", "B1", "Z", "é", "aa", "\U0001f600"]
+        await storage.jobs.enqueue_bulk(EnqueueRequest(f"kind {n % 3}", job_id=each) for n, each in enumerate(chosen))
+        found: list[str] = []
+        while len(page := (await storage.jobs.list(limit=2, cursor=found[-1] if found else None)).jobs) == 2:
+            found += ids(page)
+        assert found + ids(page) == sorted(chosen)
+
     async def test_a_full_last_page(self, storage: Storage) -> None:
         """A last page that happens to be full says that it is the last."""
         await storage.jobs.enqueue_bulk(EnqueueRequest("work") for _ in range(10))
