@@ -12,14 +12,13 @@ from workerctx.queue.cargo import (
     BATCH_SIZE,
     Arrived,
     Batch,
-    LimitInUse,
     Settings,
     check_absent,
     check_target,
 )
 from workerctx.queue.codec import decode_json
 from workerctx.queue.ids import new_id
-from workerctx.queue.limits import RateLimit
+from workerctx.queue.limits import LimitInUse, RateLimit
 from workerctx.queue.model import JobState
 from workerctx.queue.sql.rows import from_micros, json_text, optional_micros, optional_seconds, options_text, to_micros
 from workerctx.queue.sql.schedules import definition_text, read_schedule

@@ -18,7 +18,7 @@ from workerctx.queue.model import JobState
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from workerctx.queue.limits import RateLimit
+    from workerctx.queue.limits import LimitInUse
     from workerctx.queue.model import QueuedJob
     from workerctx.queue.schedule import Schedule
 
@@ -64,21 +64,6 @@ class Arrived:
     jobs: int = 0
     schedules: int = 0
     cancelled: Mapping[str, str] = attrs.field(factory=dict[str, str])
-
-
-@attrs.frozen
-class LimitInUse:
-    """A rate limit and how much of it is used up.
-
-    Attributes:
-        limit: The limit.
-        full_until: When all of it would be free again, in store time.
-        closed_until: Until when nobody acquires because it was drained, in store time.
-    """
-
-    limit: RateLimit
-    full_until: float
-    closed_until: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

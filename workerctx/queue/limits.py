@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from workerctx.errors import InvalidRequest, UnknownScope
 from workerctx.queue.request import check_name, is_whole
 from workerctx.queue.retry import LONGEST_WAIT
-
-if TYPE_CHECKING:
-    from workerctx.queue.cargo import LimitInUse
 
 LARGEST_CAPACITY: Final = 2**53
 """What every store can count exactly."""
@@ -57,6 +54,20 @@ class RateLimit(msgspec.Struct, frozen=True):
             full += min((used.full_until - opens) * slower, LONGEST_WAIT)
         # A closed limit opens with one call.
         return full if opens == now else max(full, opens + self.per - self.interval)
+
+
+class LimitInUse(msgspec.Struct, frozen=True):
+    """A rate limit and how much of it is used up.
+
+    Attributes:
+        limit: The limit.
+        full_until: When all of it would be free again, in store time.
+        closed_until: Until when nobody acquires because it was drained, in store time.
+    """
+
+    limit: RateLimit
+    full_until: float
+    closed_until: float = 0.0
 
 
 def check_acquire(scope: str, amount: int) -> None:

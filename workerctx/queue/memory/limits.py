@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from workerctx.queue.cargo import LimitInUse
+from workerctx.queue.limits import LimitInUse
 from workerctx.queue.retry import LONGEST_WAIT
 
 if TYPE_CHECKING:

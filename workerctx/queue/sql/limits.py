@@ -6,8 +6,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from workerctx.errors import InvalidRequest, QueueError, Throttled, UnknownScope
-from workerctx.queue.cargo import LimitInUse
-from workerctx.queue.limits import Granted, RateLimit, check_acquire
+from workerctx.queue.limits import Granted, LimitInUse, RateLimit, check_acquire
 from workerctx.queue.sql.merging import Merging
 from workerctx.queue.sql.rows import MICROSECONDS, from_micros, to_micros
 from workerctx.queue.transitions import check_wait
