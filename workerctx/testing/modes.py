@@ -5,16 +5,20 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+from attrs import define
+
 from workerctx.queue import new_id
+from workerctx.queue.retry import DEFAULT_RETRY
 from workerctx.service import DataMap
 from workerctx.testing.inline import InlineJobs
 from workerctx.testing.journal import NotingJobs, NotingStorage
 from workerctx.testing.view import seen_through
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from workerctx.queue import EnqueueRequest, JobQueue, Storage
+    from workerctx.queue import EnqueueOutcome, EnqueueRequest, JobQueue, RetryPolicy, Storage
     from workerctx.service import JobRegistry, TenantScopeProvider
 
 
@@ -24,7 +28,8 @@ def manual(jobs: JobRegistry) -> Generator[JobRegistry]:
 
     ``with manual(jobs):``. The store lasts as long as the block, however often the registry is opened and closed in
     it. `run_pending` runs what is due, `assert_enqueued` looks at what was enqueued. A ``connection=`` for a
-    transaction of the caller's is left out of account: the job is there at once.
+    transaction of the caller's is left out of account: the job is there at once. So is the jitter of retries, which
+    wait their whole delay: else a test would find now and then that one has fallen due already.
 
     Args:
         jobs: Not open yet; open it inside, ``async with jobs:``, where your code does not.
@@ -32,7 +37,7 @@ def manual(jobs: JobRegistry) -> Generator[JobRegistry]:
     Raises:
         RegistryInUse: The registry is open.
     """
-    with _private(jobs, NotingJobs):
+    with _private(jobs, _ManualJobs):
         yield jobs
 
 
@@ -62,6 +67,19 @@ def inline(
     given = DataMap(data or {})
     with _private(jobs, lambda real, noted: InlineJobs(real, noted, jobs, given, tenant_scope)):
         yield jobs
+
+
+@define(eq=False)
+class _ManualJobs(NotingJobs):
+    """Jobs whose retries fall due when they are expected."""
+
+    async def store(self, requests: Sequence[EnqueueRequest]) -> Sequence[EnqueueOutcome]:
+        """Add jobs to the store, with retries that have no jitter."""
+        return await super().store([request.with_options(retry=_steady(request.retry)) for request in requests])
+
+
+def _steady(policy: RetryPolicy | None) -> RetryPolicy:
+    return msgspec.structs.replace(DEFAULT_RETRY if policy is None else policy, jitter=False)
 
 
 @contextmanager

@@ -97,6 +97,21 @@ async def test_retries_fall_due_on_the_way(jobs, flaky):
             assert third.outputs == 3
 
 
+async def test_retries_wait_their_whole_delay(jobs):
+    """Without jitter, so that each run of a test does the same."""
+
+    @jobs.register(max_attempts=2)
+    async def broken() -> None:
+        raise ConnectionError("nobody there")
+
+    with manual(jobs):
+        async with jobs:
+            await jobs.enqueue_bulk([broken.request()] * 5)
+            assert len(await run_pending(jobs)) == 5
+            assert await run_pending(jobs, advance=4.5) == []
+            assert len(await run_pending(jobs, advance=1)) == 5
+
+
 async def test_the_clock_moves_by_what_was_said(jobs, flaky):
     """The store's clock is ahead by the seconds given, whatever ran on the way."""
     with manual(jobs):
