@@ -53,11 +53,14 @@ class Place:
 
     def ask(self, *words: str) -> Any:
         """The JSON document of a command that succeeds, run in this process because it is asked so often."""
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
-            app([*words, "--json", "--storage", f"sqlite:///{self.folder}/jobs.db"])
-        assert ended.value.code == 0
-        return json.loads(printed.getvalue())
+        status, printed = self._run(*words)
+        assert status == 0
+        return json.loads(printed)
+
+    def is_served(self) -> bool:
+        """Whether the worker has made the store and says in it that it is there."""
+        status, printed = self._run("workers", "list")
+        return status == 0 and bool(json.loads(printed)["workers"])
 
     def until(self, holds: Callable[[], Any]) -> None:
         """Ask again until it holds, for a bounded time and while the worker lives."""
@@ -81,6 +84,12 @@ class Place:
         assert added.returncode == 0, added.stderr
         return added.stdout.strip()
 
+    def _run(self, *words: str) -> tuple[object, str]:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+            app([*words, "--json", "--storage", f"sqlite:///{self.folder}/jobs.db"])
+        return ended.value.code, printed.getvalue()
+
 
 @pytest.fixture
 def place(tmp_path) -> Iterator[Place]:
@@ -98,8 +107,7 @@ def place(tmp_path) -> Iterator[Place]:
         )
         try:
             here = Place(tmp_path, environment, worker)
-            here.until((tmp_path / "jobs.db").exists)
-            here.until(here.workers)
+            here.until(here.is_served)
             yield here
         finally:
             if worker.poll() is None:
