@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ MAX_JSON_DEPTH: Final = 200
 """How deep lists and objects may be inside each other: far from where it depends on the stack who can read them."""
 
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _ALL_BUT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 _encode = msgspec.json.Encoder().encode
@@ -65,14 +66,11 @@ def check_depth(raw: bytes, what: str) -> None:
     """
     if raw.count(b"[") + raw.count(b"{") <= MAX_JSON_DEPTH:
         return
-    left = _STRINGS.sub(b"", raw).translate(_BRACKETS, _ALL_BUT_BRACKETS)
-    for _ in range(MAX_JSON_DEPTH):
-        left = left.replace(b"[]", b"")  # the innermost ones
-        if not left:
-            return
-    raise InvalidRequest(
-        f"the {what} has more than {MAX_JSON_DEPTH} lists and objects inside each other: make it flatter"
-    )
+    left = _STRINGS.sub(b"", raw).translate(None, _ALL_BUT_BRACKETS)
+    if max(accumulate(map(_STEPS.__getitem__, left)), default=0) > MAX_JSON_DEPTH:
+        raise InvalidRequest(
+            f"the {what} has more than {MAX_JSON_DEPTH} lists and objects inside each other: make it flatter"
+        )
 
 
 def decode_json(raw: bytes | str) -> Any:
