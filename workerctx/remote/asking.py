@@ -48,7 +48,7 @@ async def answer(
     storage: Storage,
     *,
     steering: bool = False,
-    turn: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    turn: Callable[[Call[Any]], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> Reply:
     """Perform the call of a request on a store, and say what came of it; for the gateway.
 
@@ -61,7 +61,7 @@ async def answer(
     try:
         call = decode_call(request)
         _refuse_steering(call, allowed=steering)
-        async with nullcontext() if call.waits else turn():
+        async with nullcontext() if call.waits else turn(call):
             return Reply(request.id, msgspec.Raw(_encoder.encode(await call.perform(storage, again=request.again))))
     except Exception as exc:  # noqa: BLE001 - it belongs to the handler that asked
         return Reply(request.id, fault=Fault.of(exc))

@@ -38,6 +38,8 @@ _HEAD: Final = 512
 _LARGEST_ERROR: Final = 64 * 1024
 """Bytes that what is told of an exception has at the most; a gateway that takes less hears no traceback."""
 _LOST: Final = CancelReason.LEASE_LOST
+_LONGEST_REASON: Final = 2000
+"""Characters of why an outcome was refused, which may repeat what was too long."""
 
 
 @define(eq=False)
@@ -385,7 +387,7 @@ class Hatch:
                 self._forget(lease_id)
         elif finish is not None:
             kind = "InvalidRequest" if isinstance(finish, CompleteLease) else "InvalidOutcome"
-            self.tell([FailLease(lease_id, JobError(kind, reason))], ())
+            self.tell([FailLease(lease_id, JobError(kind, reason[:_LONGEST_REASON]))], ())
 
     def _forget(self, lease_id: str) -> None:
         self._held.drop(lease_id)

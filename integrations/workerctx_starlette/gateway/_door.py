@@ -14,7 +14,7 @@ from workerctx.remote.frames import VERSIONS, Denied, Register, RegisterAck
 from workerctx.remote.wire import gateway_reader, messages_of
 from workerctx_starlette.gateway._checks import check_id, check_name
 from workerctx_starlette.gateway._connection import BREACH
-from workerctx_starlette.gateway._identity import recognise
+from workerctx_starlette.gateway._identity import LookUps, recognise
 from workerctx_starlette.gateway._session import Session
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 401, 403, 503
 _MOST = 2**31 - 1
 _LOOK_UPS: Final = 40
 """How many workers are looked up in threads at once."""
-_MOST_NAMES: Final = 1000
+_SHOWN: Final = 3
+"""How many namespaces a refusal names."""
+_MOST_NAMES: Final = 10_000
 """Of each kind of names in a registration; they are compared with each other while everybody else waits."""
 
 
@@ -58,7 +60,7 @@ class Door:
     engines: Mapping[str, Engine]
     _authenticate: Authenticate
     _config: GatewayConfig
-    _threads: anyio.CapacityLimiter = field(factory=lambda: anyio.CapacityLimiter(_LOOK_UPS), init=False)
+    _threads: LookUps = field(factory=lambda: LookUps(_LOOK_UPS), init=False)
     """Of look-ups that are not async, so that those which hang take no threads from the application."""
 
     async def admit(self, connection: Connection) -> Session | None:
@@ -141,7 +143,7 @@ class Door:
         for namespace in hello.namespaces:
             if namespace in identity.namespaces and namespace in self.engines:
                 return namespace, self.engines[namespace]
-        asked = ", ".join(map(repr, hello.namespaces))
+        asked = ", ".join(map(repr, hello.namespaces[:_SHOWN])) + (" ..." if len(hello.namespaces) > _SHOWN else "")
         raise _Turned("permission_denied", f"{identity.subject!r} may not serve {asked} here")
 
 
@@ -155,8 +157,8 @@ def _check(hello: Register) -> None:
         if not names or not all(names):
             raise ProtocolError(f"a worker names {what} to register")
     _check_numbers(hello)
-    for name in (*hello.queues, *hello.kinds, *hello.labels):
-        check_name("each queue, kind and label", name)
+    for name in (*hello.queues, *hello.kinds, *hello.labels, *hello.namespaces):
+        check_name("each queue, kind, label and namespace", name)
     for name in (hello.worker_id, hello.identity, hello.node, hello.host_id):
         check_name("what a worker says of itself", name)
     queues = frozenset(hello.queues)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -12,7 +13,7 @@ import anyio.to_thread
 from attrs import field, frozen
 from starlette.requests import HTTPConnection
 
-from workerctx.errors import InvalidConfig, Unauthenticated
+from workerctx.errors import InvalidConfig, StoreBusy, Unauthenticated
 from workerctx.queue.request import as_names
 
 if TYPE_CHECKING:
@@ -44,15 +45,44 @@ the gateway, and the worker tries again. One that is not async runs in a thread.
 """
 
 
-async def recognise(
-    authenticate: Authenticate, connection: HTTPConnection, limiter: anyio.CapacityLimiter | None = None
-) -> Identity:
+class LookUps:
+    """Threads in which workers are looked up; those that hang count until they end.
+
+    Args:
+        most: How many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._waiting = anyio.CapacityLimiter(most)
+        # On asyncio the limiter forgets a thread whose caller does not wait any more.
+        self._running = threading.BoundedSemaphore(most)
+
+    async def run(self, authenticate: Authenticate, connection: HTTPConnection) -> object:
+        """Look a worker up; a thread that hangs is left behind when this is cancelled.
+
+        Raises:
+            StoreBusy: All threads hang.
+        """
+        return await anyio.to_thread.run_sync(
+            self._look_up, authenticate, connection, abandon_on_cancel=True, limiter=self._waiting
+        )
+
+    def _look_up(self, authenticate: Authenticate, connection: HTTPConnection) -> object:
+        if not self._running.acquire(blocking=False):
+            raise StoreBusy("as many look-ups of workers hang as there may be: look into what `authenticate` waits for")
+        try:
+            return authenticate(connection)
+        finally:
+            self._running.release()
+
+
+async def recognise(authenticate: Authenticate, connection: HTTPConnection, threads: LookUps) -> Identity:
     """Ask who a connection comes from.
 
     Args:
         authenticate: Whom to ask.
         connection: Where the worker comes from.
-        limiter: For the threads of those who are not async; one that hangs is left behind when this is cancelled.
+        threads: For those who are not async.
 
     Raises:
         SessionDenied: Nobody who may come in.
@@ -60,7 +90,7 @@ async def recognise(
     if inspect.iscoroutinefunction(authenticate) or inspect.iscoroutinefunction(type(authenticate).__call__):
         found: Any = authenticate(connection)
     else:
-        found = await anyio.to_thread.run_sync(authenticate, connection, abandon_on_cancel=True, limiter=limiter)
+        found = await threads.run(authenticate, connection)
     if inspect.isawaitable(found):
         found = await found
     if found is None:

@@ -93,8 +93,10 @@ class Outbox:
         return unsent
 
     def untold_commands(self) -> Sequence[str]:
-        """Return what operators sent to the worker, and no message that was sent has told."""
-        return [*self._cut_off, *_commands_in(self._frames)]
+        """Take out what operators sent to the worker, and no message that was sent has told."""
+        untold = [*self._cut_off, *_commands_in(self._frames)]
+        self._frames = [frame for frame in self._frames if not _commands_in([frame])]
+        return untold
 
     @property
     def is_crowded(self) -> bool:

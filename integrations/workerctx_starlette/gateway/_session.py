@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from collections import Counter, deque
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from attrs import Factory, define, field
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from workerctx.queue import Claimed
+    from workerctx.remote.calls import Call
     from workerctx.remote.frames import FromGateway, FromWorker
     from workerctx.remote.wire import BrokenTask
     from workerctx_starlette.gateway._connection import Connection
@@ -56,8 +58,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("workerctx")
 
 _MOST: Final = 2**31 - 1
-_ANSWERS: Final = 8
-"""How many questions of a worker are put to the store at once."""
+_ANSWERS: Final = 16
+"""How many questions of a worker that may have large answers are put to the store at once."""
+_TURN: Final = 100
+"""How many frames are taken before others have their turn."""
 
 
 @define(eq=False)
@@ -237,8 +241,11 @@ class Session:
                 await pace.keep()
                 await self.outbox.room()
                 self.heard_at = anyio.current_time()
-                for frame in reader.read(message):
+                for number, frame in enumerate(reader.read(message), 1):
                     self._take(frame, tasks)
+                    if number % _TURN == 0:
+                        await self.outbox.room()
+                        await anyio.lowlevel.checkpoint()
         except ProtocolError as exc:
             _log.warning("%s broke the protocol and was shut out: %s", self, exc)
             self._last_words = (Denied("invalid", str(exc)), BREACH, str(exc))
@@ -303,8 +310,9 @@ class Session:
         kinds = frozenset(self.profile.kinds)
         if len(frame.kind_limits) > len(kinds):
             raise ProtocolError(f"it limits {len(frame.kind_limits)} kinds, and has registered {len(kinds)}")
+        underway = Counter(self._underway if frame.kind_limits else ())
         self.kind_limits = {
-            kind: max(0, min(limit, _MOST) - self._underway.count(kind))
+            kind: max(0, min(limit, _MOST) - underway[kind])
             for kind, limit in frame.kind_limits.items()
             if kind in kinds
         }
@@ -329,12 +337,13 @@ class Session:
                 engine.leases.take(self, lease_id)
             else:
                 lost.append(lease_id)
+        # It tells its outcomes before its first heartbeat; a worker whose slots are all busy sends no credit.
+        lost += self._doubtful
+        self._doubtful = set()
         self.outbox.put(HeartbeatAck(lost=tuple(lost)))
 
     def _take_request(self, frame: Request, tasks: TaskGroup) -> None:
         limit = self._engine.config.max_requests
-        if self.outbox.is_crowded:
-            raise ProtocolError("it asks for more than it reads")
         if self._asking >= limit:
             busy = StoreBusy(f"this worker has {limit} requests under way, and may have no more: try again")
             self.outbox.put(Reply(frame.id, fault=Fault.of(busy)))
@@ -351,9 +360,9 @@ class Session:
             self._asking -= 1
 
     @asynccontextmanager
-    async def _to_answer(self) -> AsyncGenerator[None]:
-        """Let few answers be made at once, and none while those before wait to be read."""
-        async with self._answering:
+    async def _to_answer(self, call: Call[Any]) -> AsyncGenerator[None]:
+        """Let few large answers be made at once, and none while those before wait to be read."""
+        async with self._answering if call.is_large else nullcontext():
             await self.outbox.all_but_read()
             yield
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import anyio
 import pytest
 
@@ -142,6 +144,28 @@ async def test_a_command_that_a_hanging_worker_did_not_read_waits_for_it(gateway
             await worker.register()
             while (await worker.hear(HeartbeatAck)).commands != ("pause",):
                 pass
+
+
+async def test_a_command_is_told_once_if_the_worker_reads_again_at_the_end(gateway_of, storage, peer_of, listed):
+    """W7: what goes back to the store is not among the last words as well."""
+    gateway = gateway_of()
+    async with gateway:
+        async with peer_of(gateway, buffer=0) as worker:
+            await worker.register()
+            await listed("w1")
+            session = gateway._door.engines["default"].sessions["w1"]
+            await worker.say(Heartbeat())  # whose answer is being sent until the worker reads
+            await wait_until(lambda: session.outbox.sending_since < math.inf)
+            await storage.workers.send("w1", WorkerCommand.PAUSE)
+            await wait_until(lambda: session.outbox._has_news())
+            session.end(1012, "the gateway stops")
+            await worker.ended()
+            told = [word for frame in worker.heard if isinstance(frame, HeartbeatAck) for word in frame.commands]
+        async with peer_of(gateway) as worker:
+            await worker.register()
+            while not (ack := await worker.hear(HeartbeatAck)).commands:
+                pass
+            assert [*told, *ack.commands] == ["pause"]
 
 
 async def worker_is_gone(gateway):

@@ -546,9 +546,11 @@ async def test_an_outcome_that_cannot_be_stored_fails_the_job(jobs, serving, enq
         job_id = await enqueue(quick.request())
         await wait_until(lambda: loopback.heard_of(Result))
         loopback.deaf = False
-        loopback.peers[0].send(ResultAck(refused={loopback.heard_of(Result)[0].lease_id: "it is too large"}))
+        reason = "it is too large: " + "x" * 100_000  # which may be what was too large
+        loopback.peers[0].send(ResultAck(refused={loopback.heard_of(Result)[0].lease_id: reason}))
         with pytest.raises(JobFailed, match="it is too large"):
             await loopback.storage.jobs.result(job_id, timeout=10)
+        assert len((await loopback.storage.jobs.get(job_id)).error.message) < 3000
 
 
 async def test_a_full_worker_still_listens(jobs, serving, enqueue, loopback):

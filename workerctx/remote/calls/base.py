@@ -19,11 +19,13 @@ class Call(msgspec.Struct, Generic[R], frozen=True, omit_defaults=True, tag_fiel
         returns: The type of what `perform` returns.
         steers: Whether it is the business of operators rather than of handlers.
         waits: Whether it mostly waits for something, rather than asks the store.
+        is_large: Whether what it returns may be large.
     """
 
     returns: ClassVar[Any] = None
     steers: ClassVar[bool] = False
     waits: ClassVar[bool] = False
+    is_large: ClassVar[bool] = False
 
     async def perform(self, storage: Storage, *, again: bool) -> R:
         """Do it.

@@ -56,6 +56,7 @@ class ListLimits(Call["Sequence[RateLimit]"], tag="limits", frozen=True):
     """`RateLimits.list`."""
 
     returns: ClassVar[Any] = tuple[RateLimit, ...]
+    is_large: ClassVar[bool] = True
 
     async def perform(self, storage: Storage, *, again: bool) -> Sequence[RateLimit]:  # noqa: ARG002
         """List them."""
@@ -76,6 +77,7 @@ class ListWorkers(Call["Sequence[WorkerInfo]"], tag="workers", frozen=True):
     """`Workers.list`."""
 
     returns: ClassVar[Any] = tuple[WorkerInfo, ...]
+    is_large: ClassVar[bool] = True
 
     async def perform(self, storage: Storage, *, again: bool) -> Sequence[WorkerInfo]:  # noqa: ARG002
         """List them."""
@@ -98,6 +100,7 @@ class GetSchedule(Call[ScheduleRecord], tag="schedule", frozen=True):
     """`Schedules.get`."""
 
     returns: ClassVar[Any] = ScheduleRecord
+    is_large: ClassVar[bool] = True
     name: str
 
     async def perform(self, storage: Storage, *, again: bool) -> ScheduleRecord:  # noqa: ARG002
@@ -109,6 +112,7 @@ class ListSchedules(Call["Sequence[ScheduleRecord]"], tag="schedules", frozen=Tr
     """`Schedules.list`."""
 
     returns: ClassVar[Any] = tuple[ScheduleRecord, ...]
+    is_large: ClassVar[bool] = True
 
     async def perform(self, storage: Storage, *, again: bool) -> Sequence[ScheduleRecord]:  # noqa: ARG002
         """List them."""

@@ -82,6 +82,7 @@ class GetJob(Call[JobRecord], tag="get", frozen=True):
     """`JobQueue.get`."""
 
     returns: ClassVar[Any] = JobRecord
+    is_large: ClassVar[bool] = True
     job_id: str
 
     async def perform(self, storage: Storage, *, again: bool) -> JobRecord:  # noqa: ARG002 - it changes nothing
@@ -152,6 +153,7 @@ class ListJobs(Call[Page], tag="list", frozen=True, kw_only=True):
     """`JobQueue.list`."""
 
     returns: ClassVar[Any] = Page
+    is_large: ClassVar[bool] = True
     state: JobState | None = None
     kind: str | None = None
     queue: str | None = None
@@ -181,6 +183,7 @@ class ListQueues(Call["Sequence[QueueInfo]"], tag="queues", frozen=True):
     """`JobQueue.queues`."""
 
     returns: ClassVar[Any] = tuple[QueueInfo, ...]
+    is_large: ClassVar[bool] = True
 
     async def perform(self, storage: Storage, *, again: bool) -> Sequence[QueueInfo]:  # noqa: ARG002
         """List them."""
