@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +34,7 @@ from workerctx.remote.frames import (
 )
 from workerctx.remote.outcomes import finish_of
 from workerctx.remote.wire import gateway_reader
+from workerctx_starlette.gateway._account import Account
 from workerctx_starlette.gateway._checks import check_id, check_name
 from workerctx_starlette.gateway._connection import BREACH, GOING_AWAY
 from workerctx_starlette.gateway._line import Profile
@@ -42,7 +42,7 @@ from workerctx_starlette.gateway._outbox import Outbox
 from workerctx_starlette.gateway._pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -75,7 +75,6 @@ class Session:
         outbox: What waits to be sent to it.
         holdings: Leases that it holds, by id.
         telling: How many of its outcomes are on their way to the store.
-        kind_limits: How many more jobs of each of these kinds it takes.
         heard_at: When it said something last, on the event loop's clock.
         state: What it last said of itself.
         in_flight: How many jobs it runs, as it last said.
@@ -95,17 +94,13 @@ class Session:
     )
     holdings: dict[str, Holding] = field(factory=dict[str, "Holding"], init=False)
     telling: int = field(default=0, init=False)
-    kind_limits: dict[str, int] = field(factory=dict[str, int], init=False)
     heard_at: float = field(factory=anyio.current_time, init=False)
     state: str = field(default="running", init=False)
     in_flight: int = field(default=0, init=False)
     has_ended: bool = field(default=False, init=False)
-    _sent: int = field(default=0, init=False)
-    """How many tasks were handed to it."""
-    _underway: deque[str] = field(factory=deque[str], init=False)
-    """The kinds of those tasks that it has not received yet, as far as it has said."""
-    _allowance: int = field(default=0, init=False)
-    """How many tasks it takes in all."""
+    _account: Account = field(
+        default=Factory(lambda self: Account(frozenset(self.hello.kinds)), takes_self=True), init=False
+    )
     _drained: bool = field(default=False, init=False)
     _asking: int = field(default=0, init=False)
     """How many of its requests are being answered."""
@@ -123,12 +118,17 @@ class Session:
     @property
     def wanted(self) -> int:
         """How many more tasks it has asked for."""
-        return 0 if self._drained else self._allowance - self._sent
+        return 0 if self._drained else self._account.wanted
 
     @property
     def free(self) -> int:
         """How many more tasks it takes now, which is what it wants unless it holds too much."""
         return min(self.wanted, self._engine.config.max_concurrency - len(self.holdings))
+
+    @property
+    def kind_limits(self) -> Mapping[str, int]:
+        """How many more jobs of each of these kinds it takes."""
+        return self._account.kind_limits
 
     @property
     def _most_leases(self) -> int:
@@ -184,11 +184,8 @@ class Session:
                 self._cannot_run(lease.id, "Undeliverable", f"job {job.id!r} cannot be sent to a worker: {exc}")
                 continue
             tasks.append(task)
-            self._sent += 1
             self._engine.leases.take(self, lease.id)
-            self._underway.append(job.kind)
-            if job.kind in self.kind_limits:
-                self.kind_limits[job.kind] -= 1
+            self._account.sent(job.kind)
         self.outbox.put_all(tasks)
 
     async def adopt(self, leases: Sequence[str]) -> None:
@@ -217,8 +214,7 @@ class Session:
         self.outbox.put(HeartbeatAck(commands=tuple(commands)))
 
     def _undeliverable(self, task: Task, reason: str) -> None:
-        self._sent -= 1
-        self._underway.remove(task.job.kind)
+        self._account.undelivered(task.job.kind)
         self._cannot_run(task.lease_id, "TooLarge", reason)
 
     def _cannot_run(self, lease_id: str, kind: str, reason: str) -> None:
@@ -297,25 +293,9 @@ class Session:
         self._engine.exchange.report(self, finish, frame.job_id)
 
     def _take_credit(self, frame: Credit) -> None:
-        if not 0 <= frame.received <= self._sent or not 0 <= frame.free <= _MOST:
-            raise ProtocolError(
-                f"it says that it has received {frame.received} tasks and takes {frame.free} more, and was sent"
-                f" {self._sent}"
-            )
-        while len(self._underway) > self._sent - frame.received:
-            self._underway.popleft()
-        self._allowance = frame.received + frame.free
+        self._account.settle(frame)
         if frame.free and self.state == "pending":
             self.state = "running"  # as its next heartbeat will say
-        kinds = frozenset(self.profile.kinds)
-        if len(frame.kind_limits) > len(kinds):
-            raise ProtocolError(f"it limits {len(frame.kind_limits)} kinds, and has registered {len(kinds)}")
-        underway = Counter(self._underway if frame.kind_limits else ())
-        self.kind_limits = {
-            kind: max(0, min(limit, _MOST) - underway[kind])
-            for kind, limit in frame.kind_limits.items()
-            if kind in kinds
-        }
         if self._doubtful:
             lost, self._doubtful = tuple(self._doubtful), set()
             self.outbox.put(HeartbeatAck(lost=lost))
