@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from attrs import Factory, field, fields, frozen
 
-from workerctx.errors import InvalidConfig, InvalidRequest
+from workerctx.errors import InvalidConfig
 from workerctx.queue.request import check_name
 from workerctx.remote.reconnect import ReconnectConfig
-from workerctx.runtime.config import ENV_PREFIX, WorkerConfig
+from workerctx.runtime.config import WorkerConfig
+from workerctx.runtime.settings import (
+    ENV_PREFIX,
+    names,
+    naming,
+    numbers,
+    optional_seconds,
+    seconds,
+    text,
+    truth,
+    whole,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -23,8 +33,6 @@ if TYPE_CHECKING:
 _HEARTBEAT: Final = 0.5
 """Seconds between two looks of the loop at what its session has heard; the session beats at the gateway's pace."""
 _SCHEMES: Final = ("ws", "wss")
-_TRUE: Final = ("1", "true", "yes", "on")
-_FALSE: Final = ("0", "false", "no", "off")
 
 
 @frozen(kw_only=True, repr=False)
@@ -85,21 +93,19 @@ def _credentials(value: Credentials | str | None) -> Credentials | None:
     raise InvalidConfig(f"credentials must be Credentials, or a bearer token as a text, not {type(known).__name__}")
 
 
-def _names(value: str | Iterable[str]) -> tuple[str, ...]:
-    names = value.split(",") if isinstance(value, str) else value
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
-
-
 def _namespaces(value: str | Iterable[str]) -> tuple[str, ...]:
-    return _names(value) or ("default",)
+    return names(value) or ("default",)
 
 
-def _seconds(value: float | timedelta) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else value
+def _name(value: str) -> str:
+    check_name("it", value)
+    return value
 
 
-def _optional_seconds(value: float | timedelta | None) -> float | None:
-    return None if value is None else _seconds(value)
+def _patience(value: ReconnectConfig) -> ReconnectConfig:
+    if not isinstance(value, ReconnectConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError("it is no ReconnectConfig")
+    return value
 
 
 def _optional_path(value: str | os.PathLike[str] | None) -> Path | None:
@@ -110,18 +116,7 @@ def _node() -> str:
     return os.environ.get("HOSTNAME") or socket.gethostname() or "localhost"
 
 
-def _grace(text: str) -> float | None:
-    return None if text.strip().lower() == "none" else float(text)
-
-
-def _boolean(text: str) -> bool:
-    word = text.strip().lower()
-    if word not in (*_TRUE, *_FALSE):
-        raise ValueError("it is neither true nor false")
-    return word in _TRUE
-
-
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=naming)
 class RemoteConfig:
     """The settings of a remote `Worker`, checked together before anything connects.
 
@@ -151,31 +146,25 @@ class RemoteConfig:
         InvalidConfig: Names every setting that is out of range.
     """
 
-    endpoint: str
-    task_queue: str = "default"
+    endpoint: str = field(converter=text)
+    task_queue: str = field(default="default", converter=text)
     namespaces: tuple[str, ...] = field(default=("default",), converter=_namespaces)
-    node: str = Factory(_node)
-    identity: str = Factory(lambda self: f"{self.node}-{os.getpid()}", takes_self=True)
-    max_concurrency: int = 10
-    concurrency_per_kind: Mapping[str, int] | str = field(factory=dict[str, int])
-    labels: tuple[str, ...] = field(default=(), converter=_names)
+    node: str = field(default=Factory(_node), converter=_name)
+    identity: str = field(default=Factory(lambda self: f"{self.node}-{os.getpid()}", takes_self=True), converter=_name)
+    max_concurrency: int = field(default=10, converter=whole)
+    concurrency_per_kind: Mapping[str, int] = field(factory=dict[str, int], converter=numbers)
+    labels: tuple[str, ...] = field(default=(), converter=names)
     credentials: Credentials | None = field(default=None, converter=_credentials, repr=False)
-    reconnect: ReconnectConfig = Factory(ReconnectConfig)
-    prefetch: int = 2000
-    prefetch_window: float = field(default=0.05, converter=_seconds)
-    grace: float | None = field(default=30.0, converter=_optional_seconds)
-    hard_limit: float = field(default=5.0, converter=_seconds)
+    reconnect: ReconnectConfig = field(factory=ReconnectConfig, converter=_patience)
+    prefetch: int = field(default=2000, converter=whole)
+    prefetch_window: float = field(default=0.05, converter=seconds)
+    grace: float | None = field(default=30.0, converter=optional_seconds)
+    hard_limit: float = field(default=5.0, converter=seconds)
     journal: Path | None = field(default=None, converter=_optional_path)
-    journal_fsync: bool = False
+    journal_fsync: bool = field(default=False, converter=truth)
 
     def __attrs_post_init__(self) -> None:
-        wrong = [
-            *_wrong_endpoint(self.endpoint),
-            *_wrong_names("each name in namespaces", self.namespaces),
-            *_wrong_names("each name in labels", self.labels),
-            *_wrong_names("identity", (self.identity,)),
-            *_wrong_names("node", (self.node,)),
-        ]
+        wrong = [*_wrong_endpoint(self.endpoint)]
         try:
             self.for_loop()
         except InvalidConfig as exc:
@@ -190,9 +179,10 @@ class RemoteConfig:
 
     def for_loop(self) -> WorkerConfig:
         """Return the settings of the loop that runs the jobs."""
-        options: dict[str, Any] = {"queues": self.task_queue, "concurrency_per_kind": self.concurrency_per_kind}
+        queues: Any = self.task_queue
         return WorkerConfig(
-            **options,
+            queues=queues,
+            concurrency_per_kind=self.concurrency_per_kind,
             concurrency=self.max_concurrency,
             heartbeat=_HEARTBEAT,
             prefetch=self.prefetch,
@@ -219,43 +209,19 @@ class RemoteConfig:
         environ = os.environ if environ is None else environ
         chosen: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         for setting in fields(cls):
-            text = environ.get(ENV_PREFIX + setting.name.upper())
-            if text is not None and setting.name not in chosen:
-                chosen[setting.name] = _read(setting.name, text, _READERS)
+            value = environ.get(ENV_PREFIX + setting.name.upper())
+            if value is not None:
+                chosen.setdefault(setting.name, value)
         if "reconnect" not in chosen:
-            patience = {
-                name: _read(name, text, _PATIENCE)
-                for name in _PATIENCE
-                if (text := environ.get(f"{ENV_PREFIX}RECONNECT_{name.upper()}")) is not None
+            patience: dict[str, Any] = {
+                setting.name: value
+                for setting in fields(ReconnectConfig)
+                if (value := environ.get(f"{ENV_PREFIX}RECONNECT_{setting.name.upper()}")) is not None
             }
             chosen["reconnect"] = ReconnectConfig(**patience)
         if "endpoint" not in chosen:
             raise InvalidConfig(f"a remote worker needs its gateway's address: set {ENV_PREFIX}ENDPOINT")
         return cls(**chosen)
-
-
-_READERS: Final[dict[str, Callable[[str], Any]]] = {
-    "max_concurrency": int,
-    "prefetch": int,
-    "prefetch_window": float,
-    "grace": _grace,
-    "hard_limit": float,
-    "journal_fsync": _boolean,
-}
-"""What makes a value of a text; a text stays one without."""
-_PATIENCE: Final[dict[str, Callable[[str], Any]]] = {
-    "initial_backoff": float,
-    "max_backoff": float,
-    "max_attempts": int,
-    "jitter": float,
-}
-
-
-def _read(name: str, text: str, readers: Mapping[str, Callable[[str], Any]]) -> Any:
-    try:
-        return readers.get(name, str)(text)
-    except ValueError as exc:
-        raise InvalidConfig(f"{text!r} is not a value for {name}: {exc}") from None
 
 
 def _wrong_endpoint(endpoint: str) -> Iterable[str]:
@@ -270,11 +236,3 @@ def _wrong_endpoint(endpoint: str) -> Iterable[str]:
     if "@" in parts.netloc:
         wrong.append("endpoint must not hold a user or a password: pass credentials=")
     return wrong
-
-
-def _wrong_names(what: str, names: tuple[str, ...]) -> Iterable[str]:
-    for name in names:
-        try:
-            check_name(what, name)
-        except InvalidRequest as exc:
-            yield str(exc)

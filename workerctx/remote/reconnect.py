@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from attrs import define, field, frozen
 
 from workerctx.errors import CleanCloseExhausted, InvalidConfig, RemoteError
-from workerctx.queue.request import as_seconds
+from workerctx.runtime.settings import naming, number, seconds, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _LARGEST_EXPONENT: Final = 64
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=naming)
 class ReconnectConfig:
     """How patient a remote worker is with its gateway.
 
@@ -49,10 +49,10 @@ class ReconnectConfig:
         InvalidConfig: A value is out of range.
     """
 
-    initial_backoff: float = field(default=0.5, converter=as_seconds)
-    max_backoff: float = field(default=30.0, converter=as_seconds)
-    max_attempts: int = 10
-    jitter: float = 0.2
+    initial_backoff: float = field(default=0.5, converter=seconds)
+    max_backoff: float = field(default=30.0, converter=seconds)
+    max_attempts: int = field(default=10, converter=whole)
+    jitter: float = field(default=0.2, converter=number)
 
     def __attrs_post_init__(self) -> None:
         wrong = [

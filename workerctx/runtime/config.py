@@ -4,102 +4,37 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, fields, frozen
 
 from workerctx.errors import InvalidConfig
-from workerctx.queue.request import check_name
 from workerctx.queue.turns import preference
+from workerctx.runtime.settings import (
+    ENV_PREFIX,
+    is_mapping,
+    names,
+    naming,
+    numbers,
+    optional_seconds,
+    seconds,
+    whole,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from attrs import Attribute
-
-ENV_PREFIX: Final = "WORKERCTX_"
-
-
-def _whole(value: float | str) -> int:
-    if isinstance(value, float) and not value.is_integer():
-        raise ValueError("it is not a whole number")
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a whole number") from None
-
-
-def _names(value: str | Iterable[str]) -> tuple[str, ...]:
-    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
-    for name in names:
-        if name or not isinstance(value, str):
-            check_name("each name", name)
-    return tuple(dict.fromkeys(filter(None, names)))
-
-
-def _is_mapping(value: object) -> TypeGuard[Mapping[str, int]]:
-    return isinstance(value, Mapping)
-
-
-def _numbers(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
-    numbers = value if _is_mapping(value) else _once(map(_pair, _names(value)))
-    for name in numbers:
-        check_name("each name", name)
-    return {name: _whole(number) for name, number in numbers.items()}
-
-
-def _pair(text: str) -> tuple[str, int]:
-    name, equals, number = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} has no number: write {text}=2, for example")
-    return name.strip(), _whole(number)
-
-
-def _once(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    numbers: dict[str, int] = {}
-    for name, number in pairs:
-        if numbers.setdefault(name, number) != number:
-            raise ValueError(f"{name!r} has two numbers, {numbers[name]} and {number}")
-    return numbers
+    from collections.abc import Iterable, Mapping
 
 
 def _weights(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
-    if _is_mapping(value):
-        return _numbers(value)
-    names = _names(value)
-    if any("=" in name for name in names):
-        return _numbers([name if "=" in name else f"{name}=1" for name in names])
-    return preference(names)
+    if is_mapping(value):
+        return numbers(value)
+    queues = names(value)
+    if any("=" in name for name in queues):
+        return numbers([name if "=" in name else f"{name}=1" for name in queues])
+    return preference(queues)
 
 
-def _seconds(value: float | str | timedelta) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
-
-
-def _optional_seconds(value: float | str | timedelta | None) -> float | None:
-    return None if value is None or (isinstance(value, str) and value.strip().lower() == "none") else _seconds(value)
-
-
-def _naming(_: type, settings: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    """Let what each converter refuses name the setting."""
-    return [setting.evolve(converter=_checked(setting)) for setting in settings]
-
-
-def _checked(setting: Attribute[Any]) -> Callable[[object], object]:
-    convert: Callable[[object], object] = cast("Any", setting).converter
-
-    def checked(value: object) -> object:
-        try:
-            return convert(value)
-        except (TypeError, ValueError) as exc:
-            raise InvalidConfig(f"{value!r} is not a value for {setting.name}: {exc}") from None
-
-    return checked
-
-
-@frozen(kw_only=True, field_transformer=_naming)
+@frozen(kw_only=True, field_transformer=naming)
 class WorkerConfig:
     """The settings of a `WorkerLoop`, checked together.
 
@@ -135,20 +70,20 @@ class WorkerConfig:
     """
 
     queues: Mapping[str, int] = field(default={"default": 1}, converter=_weights)
-    concurrency: int = field(default=10, converter=_whole)
-    concurrency_per_kind: Mapping[str, int] = field(default={}, converter=_numbers)
-    prefetch: int = field(default=2000, converter=_whole)
-    prefetch_window: float = field(default=0.05, converter=_seconds)
-    lease_ttl: float = field(default=30.0, converter=_seconds)
-    heartbeat: float = field(default=2.0, converter=_seconds)
-    reap_interval: float = field(default=5.0, converter=_seconds)
-    poll_interval: float = field(default=1.0, converter=_seconds)
-    grace: float | None = field(default=30.0, converter=_optional_seconds)
-    hard_limit: float = field(default=5.0, converter=_seconds)
-    block_warning: float = field(default=1.0, converter=_seconds)
-    overrun_warning: float = field(default=5.0, converter=_seconds)
-    store_patience: float | None = field(default=None, converter=_optional_seconds)
-    labels: tuple[str, ...] = field(default=(), converter=_names)
+    concurrency: int = field(default=10, converter=whole)
+    concurrency_per_kind: Mapping[str, int] = field(default={}, converter=numbers)
+    prefetch: int = field(default=2000, converter=whole)
+    prefetch_window: float = field(default=0.05, converter=seconds)
+    lease_ttl: float = field(default=30.0, converter=seconds)
+    heartbeat: float = field(default=2.0, converter=seconds)
+    reap_interval: float = field(default=5.0, converter=seconds)
+    poll_interval: float = field(default=1.0, converter=seconds)
+    grace: float | None = field(default=30.0, converter=optional_seconds)
+    hard_limit: float = field(default=5.0, converter=seconds)
+    block_warning: float = field(default=1.0, converter=seconds)
+    overrun_warning: float = field(default=5.0, converter=seconds)
+    store_patience: float | None = field(default=None, converter=optional_seconds)
+    labels: tuple[str, ...] = field(default=(), converter=names)
 
     def __attrs_post_init__(self) -> None:
         wrong = [

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 
 from workerctx.errors import InvalidConfig
+from workerctx.runtime.settings import naming, number, optional_seconds, seconds, whole
 
 _MAY_BE_NONE: Final = ("grace", "store_patience")
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=naming)
 class GatewayConfig:
-    """The settings of a `Gateway`, checked together; durations in seconds, sizes in bytes.
+    """The settings of a `Gateway`, checked together; durations in seconds (float or timedelta), sizes in bytes.
 
     Attributes:
         lease_ttl: After how long the jobs of a gateway that fell silent go to others.
@@ -40,21 +41,21 @@ class GatewayConfig:
         InvalidConfig: Names every setting that is out of range.
     """
 
-    lease_ttl: float = 30.0
-    heartbeat: float = 2.0
-    silence: float = 30.0
-    resume_window: float = 10.0
-    poll_interval: float = 1.0
-    reap_interval: float = 5.0
-    grace: float | None = 30.0
-    store_patience: float | None = 0.0
-    register_timeout: float = 10.0
-    send_timeout: float = 10.0
-    max_sessions: int = 10_000
-    max_message: int = 8 * 1024 * 1024
-    max_concurrency: int = 1000
-    max_requests: int = 1000
-    max_rate: float = 2000.0
+    lease_ttl: float = field(default=30.0, converter=seconds)
+    heartbeat: float = field(default=2.0, converter=seconds)
+    silence: float = field(default=30.0, converter=seconds)
+    resume_window: float = field(default=10.0, converter=seconds)
+    poll_interval: float = field(default=1.0, converter=seconds)
+    reap_interval: float = field(default=5.0, converter=seconds)
+    grace: float | None = field(default=30.0, converter=optional_seconds)
+    store_patience: float | None = field(default=0.0, converter=optional_seconds)
+    register_timeout: float = field(default=10.0, converter=seconds)
+    send_timeout: float = field(default=10.0, converter=seconds)
+    max_sessions: int = field(default=10_000, converter=whole)
+    max_message: int = field(default=8 * 1024 * 1024, converter=whole)
+    max_concurrency: int = field(default=1000, converter=whole)
+    max_requests: int = field(default=1000, converter=whole)
+    max_rate: float = field(default=2000.0, converter=number)
 
     @property
     def idle_silence(self) -> float:

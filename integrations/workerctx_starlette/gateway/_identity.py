@@ -14,15 +14,23 @@ from attrs import field, frozen
 from starlette.requests import HTTPConnection
 
 from workerctx.errors import InvalidConfig, StoreBusy, Unauthenticated
-from workerctx.queue.request import as_names
+from workerctx.queue.request import as_names, check_name
+from workerctx.runtime.settings import naming, text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _SHORTEST_TOKEN: Final = 16
 
 
-@frozen
+def _namespaces(value: Iterable[str]) -> tuple[str, ...]:
+    namespaces = as_names(value)
+    for name in namespaces:
+        check_name("each name", name)
+    return namespaces
+
+
+@frozen(field_transformer=naming)
 class Identity:
     """A worker that was recognised, and where it may work.
 
@@ -30,10 +38,13 @@ class Identity:
         subject: Who it is, for logs; two workers with the same ids must have the same subject.
         namespaces: Which namespaces it may serve.
         steers: Whether its handlers may do what operators do: pause queues, retry and delete jobs, set rate limits.
+
+    Raises:
+        InvalidConfig: The subject is no text, or a namespace no name.
     """
 
-    subject: str
-    namespaces: tuple[str, ...] = field(default=("default",), converter=as_names)
+    subject: str = field(converter=text)
+    namespaces: tuple[str, ...] = field(default=("default",), converter=_namespaces)
     steers: bool = False
 
 
@@ -109,15 +120,20 @@ def bearer_tokens(tokens: Mapping[str, Identity]) -> Authenticate:
         tokens: Who has which token.
 
     Raises:
-        InvalidConfig: There is no token, or one is too short to be secret.
+        InvalidConfig: There is no token, one is too short to be secret or cannot be sent, or stands for no `Identity`.
     """
     if not tokens:
         raise InvalidConfig("no tokens were given, so that no worker could come in: name at least one")
+    if not all(isinstance(token, str) for token in tokens):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidConfig("a token is no text: pass what the worker sends")
     if any(len(token) < _SHORTEST_TOKEN for token in tokens):
         raise InvalidConfig(
             f"a token has less than {_SHORTEST_TOKEN} characters and can be guessed: make one with `python -c 'import"
             " secrets; print(secrets.token_urlsafe())'`"
         )
+    _check_identities(tokens.values())
+    if not all(token.isascii() and token.isprintable() and token == token.strip() for token in tokens):
+        raise InvalidConfig("a token cannot be sent as it is: use printable ASCII, without white space around it")
     known = {_digest(token): identity for token, identity in tokens.items()}
 
     def authenticate(connection: HTTPConnection) -> Identity:
@@ -140,10 +156,11 @@ def client_certificates(names: Mapping[str, Identity]) -> Authenticate:
         names: Whose certificate has which name: its subject as in RFC 4514, such as ``CN=images,O=Example``.
 
     Raises:
-        InvalidConfig: There is no name.
+        InvalidConfig: There is no name, or one stands for no `Identity`.
     """
     if not names:
         raise InvalidConfig("no names of certificates were given, so that no worker could come in: name at least one")
+    _check_identities(names.values())
     known = dict(names)
 
     def authenticate(connection: HTTPConnection) -> Identity:
@@ -157,6 +174,12 @@ def client_certificates(names: Mapping[str, Identity]) -> Authenticate:
         return known[name]
 
     return _at_once(authenticate)
+
+
+def _check_identities(values: Iterable[object]) -> None:
+    for value in values:
+        if not isinstance(value, Identity):
+            raise InvalidConfig(f"a worker is said to be {value!r}: pass Identity(subject, namespaces) for each")
 
 
 def _at_once(authenticate: Callable[[HTTPConnection], Identity]) -> Authenticate:

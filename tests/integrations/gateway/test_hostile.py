@@ -159,6 +159,38 @@ def test_what_could_let_in_anybody_is_refused():
         bearer_tokens({"secret": Identity("x")})
 
 
+@pytest.mark.parametrize("token", [f" {TOKEN}", f"{TOKEN}\n", f"{TOKEN}ß", f"{TOKEN}\0"])
+def test_a_token_that_no_worker_can_send_is_refused(token):
+    """H5: nobody would ever come in with it; it is not shown."""
+    with pytest.raises(InvalidConfig, match="printable ASCII") as refused:
+        bearer_tokens({token: Identity("x")})
+    assert TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda value: bearer_tokens({TOKEN: value}), lambda value: client_certificates({"CN=x": value})]
+)
+def test_who_a_worker_is_said_to_be_is_an_identity(make):
+    """H5: anything else would turn every worker away once it comes."""
+    with pytest.raises(InvalidConfig, match="pass Identity"):
+        make("images")
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ((5,), "5 is not a value for subject"),
+        (("me", 5), "5 is not a value for namespaces"),
+        (("me", [5]), "not a value for namespaces: each name must be"),
+        (("me", "mine"), "not a value for namespaces: expected several names"),
+    ],
+)
+def test_an_identity_is_checked(about, words):
+    """H5: where it is made, and not where a worker comes."""
+    with pytest.raises(InvalidConfig, match=words):
+        Identity(*about)
+
+
 async def test_a_namespace_sees_only_its_own(gateway_of, tmp_path, peer_of):
     """Q19, H5: a worker serves, asks and finishes in a namespace that its identity allows, and in no other."""
     urls = {name: f"sqlite:///{tmp_path}/jobs.db?namespace={name}" for name in ("mine", "yours")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
 
 import anyio
@@ -551,6 +552,11 @@ def test_without_authentication_there_is_no_gateway():
         GatewayConfig(heartbeat=20)
     with pytest.raises(InvalidConfig, match="half of resume_window"):
         GatewayConfig(resume_window=3)
+    with pytest.raises(InvalidConfig, match="'many' is not a value for max_sessions"):
+        GatewayConfig(max_sessions="many")
+    with pytest.raises(InvalidConfig, match=r"1\.5 is not a value for max_message: it is not a whole number"):
+        GatewayConfig(max_message=1.5)
+    assert GatewayConfig(grace=timedelta(minutes=1)).grace == 60.0
 
 
 async def test_progress_that_could_not_be_stored_takes_no_other_with_it(gateway_of, peer_of):

@@ -125,6 +125,14 @@ def test_a_token_can_be_made_for_each_session():
         ({"concurrency_per_kind": "a=0"}, "concurrency_per_kind"),
         ({"hard_limit": float("nan")}, "hard_limit"),
         ({"max_concurrency": 0, "grace": -1}, "concurrency.*grace"),
+        ({"endpoint": 5}, "5 is not a value for endpoint: it is not a text"),
+        ({"task_queue": 7}, "7 is not a value for task_queue"),
+        ({"max_concurrency": "many"}, "'many' is not a value for max_concurrency"),
+        ({"max_concurrency": True}, "True is not a value for max_concurrency: it is not a number"),
+        ({"namespaces": 5}, "5 is not a value for namespaces"),
+        ({"grace": "soon"}, "'soon' is not a value for grace"),
+        ({"reconnect": 3}, "3 is not a value for reconnect: it is no ReconnectConfig"),
+        ({"journal_fsync": 2}, "2 is not a value for journal_fsync: it is neither true nor false"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings, words):
@@ -132,6 +140,22 @@ def test_what_makes_no_sense_is_refused(settings, words):
     with pytest.raises(InvalidConfig, match=words) as refused:
         RemoteConfig(**{"endpoint": ENDPOINT} | settings)
     assert SECRET.replace(" ", "") not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"initial_backoff": "soon"}, "'soon' is not a value for initial_backoff"),
+        ({"max_backoff": None}, "None is not a value for max_backoff"),
+        ({"max_attempts": 1.5}, "1.5 is not a value for max_attempts: it is not a whole number"),
+        ({"max_attempts": True}, "True is not a value for max_attempts: it is not a number"),
+        ({"jitter": "much"}, "'much' is not a value for jitter"),
+    ],
+)
+def test_patience_that_makes_no_sense_is_refused(settings, words):
+    """R2: of another type, as well as out of range."""
+    with pytest.raises(InvalidConfig, match=words):
+        ReconnectConfig(**settings)
 
 
 def test_the_environment_is_read():
