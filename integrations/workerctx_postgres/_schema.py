@@ -88,6 +88,10 @@ _MOVING: Final = (
 _DRAINING: Final = (
     # Until when a limit is closed that was drained, so that another rate opens it neither earlier nor later.
     "ALTER TABLE {tables}rate_limits ADD COLUMN closed_until bigint NOT NULL DEFAULT 0",
+    # A limit that is used up beyond what calls can do was drained.
+    """UPDATE {tables}rate_limits
+        SET closed_until = tat - CAST(per * 1000000.0 * (capacity - 1) / capacity AS bigint)
+        WHERE tat > per * 1000000.0 + extract(epoch FROM now()) * 1000000.0""",
 )
 
 MIGRATIONS: Final = (_FIRST, _MOVING, _DRAINING)

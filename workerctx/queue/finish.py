@@ -8,6 +8,7 @@ import msgspec
 
 from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import encode_json
+from workerctx.queue.request import is_whole
 from workerctx.queue.retry import LONGEST_WAIT
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_ttl("lease_ttl", self.lease_ttl)
-        if self.limit < 1:
-            raise InvalidRequest(f"a claim takes at least 1 job, got limit={self.limit}")
+        if not (is_whole(self.limit) and self.limit >= 1):
+            raise InvalidRequest(f"a claim takes a whole number of jobs and at least 1, got limit={self.limit!r}")
         if not self.queues:
             raise InvalidRequest("a claim needs at least one queue to look into")
         for names in (self.labels, self.queues, self.kinds):
@@ -126,13 +127,17 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidRequest(f"expected several names, got the text {names!r}: pass [{names!r}]")
         queues = frozenset(self.queues) if self.weights else ()
         for queue, weight in self.weights.items():
-            if weight < 1:
-                raise InvalidRequest(f"a queue's weight must be at least 1, and that of {queue!r} is {weight}")
+            if not (is_whole(weight) and weight >= 1):
+                raise InvalidRequest(
+                    f"a queue's weight must be a whole number and at least 1, and that of {queue!r} is {weight!r}"
+                )
             if queue not in queues:
                 raise InvalidRequest(f"there is a weight for {queue!r}, which is not among the queues of the claim")
         for kind, most in self.kind_limits.items():
-            if most < 0:
-                raise InvalidRequest(f"the limit of a kind must not be negative, and that of {kind!r} is {most}")
+            if not (is_whole(most) and most >= 0):
+                raise InvalidRequest(
+                    f"the limit of a kind must be a whole number and not negative, and that of {kind!r} is {most!r}"
+                )
 
 
 def check_ttl(what: str, seconds: float) -> None:

@@ -14,6 +14,10 @@ LARGEST_CAPACITY: Final = 2**53
 """What every store can count exactly."""
 
 
+SHORTEST_PERIOD: Final = 1e-6
+"""Seconds; no store tells shorter ones apart."""
+
+
 class Granted(msgspec.Struct, frozen=True):
     """The limit had room, and some of it is now used."""
 
@@ -26,7 +30,7 @@ class RateLimit(msgspec.Struct, frozen=True):
     Attributes:
         scope: Its name, cluster-wide.
         capacity: Largest burst, at least 1 and at most `LARGEST_CAPACITY`.
-        per: Seconds in which ``capacity`` calls are allowed.
+        per: Seconds in which ``capacity`` calls are allowed, at least `SHORTEST_PERIOD`.
     """
 
     scope: str
@@ -35,9 +39,10 @@ class RateLimit(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_name("a rate limit's scope", self.scope)
-        if not (is_whole(self.capacity) and 1 <= self.capacity <= LARGEST_CAPACITY and 0 < self.per <= LONGEST_WAIT):
+        if not (is_whole(self.capacity) and 1 <= self.capacity <= LARGEST_CAPACITY and _is_period(self.per)):
             raise InvalidRequest(
-                f"a rate limit needs a whole capacity >= 1 and per > 0 seconds, got {self.capacity} per {self.per}"
+                f"a rate limit needs a whole capacity >= 1 and per >= {SHORTEST_PERIOD:g} seconds, got"
+                f" {self.capacity!r} per {self.per!r}"
             )
 
     @property
@@ -70,14 +75,22 @@ class LimitInUse(msgspec.Struct, frozen=True):
     closed_until: float = 0.0
 
 
+def _is_period(seconds: object) -> bool:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return False
+    return SHORTEST_PERIOD <= seconds <= LONGEST_WAIT
+
+
 def check_acquire(scope: str, amount: int) -> None:
     """Refuse a number of calls that no limit can give, and a name that no limit can have.
 
     Raises:
-        InvalidRequest: The amount is below 1, or larger than any capacity.
+        InvalidRequest: The amount is no whole number, below 1, or larger than any capacity.
         UnknownScope: The name is not printable.
     """
-    if not 1 <= amount <= LARGEST_CAPACITY:
-        raise InvalidRequest(f"acquire at least 1 and at most {LARGEST_CAPACITY} calls, not {amount}")
-    if not scope.isprintable():
+    if not (is_whole(amount) and 1 <= amount <= LARGEST_CAPACITY):
+        raise InvalidRequest(
+            f"acquire a whole number of calls, at least 1 and at most {LARGEST_CAPACITY}, not {amount!r}"
+        )
+    if not (isinstance(scope, str) and scope.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise UnknownScope(scope)

@@ -63,6 +63,16 @@ def as_names(value: Iterable[str]) -> tuple[str, ...]:
     return tuple(value) if value else _NO_NAMES
 
 
+def distinct_names(value: Iterable[str]) -> tuple[str, ...]:
+    """Return names as a tuple, in which each comes once.
+
+    Raises:
+        InvalidRequest: A single text was passed where several names are expected.
+    """
+    names = as_names(value)
+    return tuple(dict.fromkeys(names)) if len(names) > 1 else names
+
+
 def is_whole(value: object) -> bool:
     """Tell whether a value is a whole number; True and False are none, though Python counts them as such."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -154,7 +164,7 @@ class EnqueueRequest:
     retry: RetryPolicy | None = None
     unique_key: str | None = None
     workflow_id: str | None = None
-    depends_on: tuple[str, ...] = attrs.field(default=(), converter=as_names)
+    depends_on: tuple[str, ...] = attrs.field(default=(), converter=distinct_names)
     on_parent_failure: OnParentFailure = "cancel"
     required_labels: tuple[str, ...] = attrs.field(default=(), converter=as_names)
     tenant_id: str | None = None

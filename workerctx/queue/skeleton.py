@@ -14,6 +14,7 @@ from workerctx.queue.codec import encode_json
 from workerctx.queue.finish import ClaimRequest, CompleteLease, FailLease, ReleaseLease, SnoozeLease, check_ttl
 from workerctx.queue.model import FINAL_STATES, JobError, JobState
 from workerctx.queue.request import as_moment, as_names, as_seconds, check_moment, check_name
+from workerctx.queue.retry import LONGEST_WAIT
 from workerctx.queue.turns import Rota
 
 if TYPE_CHECKING:
@@ -220,6 +221,7 @@ class JobQueueSkeleton(ABC):
         seconds = as_seconds(retention)
         if not (math.isfinite(seconds) and seconds >= 0):
             raise InvalidRequest(f"retention must be 0 or more seconds, got {seconds}")
+        seconds = min(seconds, LONGEST_WAIT)  # longer than any job has been finished
         chosen = FINAL_STATES if states is None else frozenset(states)
         if not chosen <= FINAL_STATES:
             alive = ", ".join(sorted(chosen - FINAL_STATES))

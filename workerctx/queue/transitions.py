@@ -146,7 +146,7 @@ def check_finish(how: Finish) -> None:
                 encode_json(how.error.details, "error's details")
             try:
                 "".join((how.error.kind, how.error.message, how.error.traceback or "")).encode()
-            except UnicodeError as exc:
+            except (TypeError, UnicodeError) as exc:
                 raise InvalidRequest(f"an error is told in texts, and this is none: {exc}") from exc
         case SnoozeLease():
             check_wait(how.delay)

@@ -109,13 +109,19 @@ async def test_limits_in_older_tables(path, monkeypatch):
     migrate(connection)
     monkeypatch.undo()
     connection.close()
-    full = int((time.time() + 500) * 1e6)
+    full, drained = (int((time.time() + seconds) * 1e6) for seconds in (500, 1345))
     _change(path, "INSERT INTO workerctx_namespaces VALUES (1, 'default')")
-    _change(path, "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (1, 'x', 1, 500, ?)", full)
+    add = "INSERT INTO workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (1, ?, ?, ?, ?)"
+    _change(path, add, "x", 1, 500, full)
+    _change(path, add, "y", 4, 60, drained)
     async with connect(f"sqlite:///{path}") as storage:
         await storage.rate_limits.configure("x", capacity=2, per=1000)
         assert isinstance(await storage.rate_limits.acquire("x"), Granted)
         assert isinstance(await storage.rate_limits.acquire("x"), Throttled)
+        await storage.rate_limits.configure("y", capacity=10, per=1)
+        closed = await storage.rate_limits.acquire("y")
+        assert isinstance(closed, Throttled)
+        assert closed.retry_after == pytest.approx(1300, abs=5)
 
 
 async def test_a_failing_migration_leaves_nothing(path, monkeypatch):

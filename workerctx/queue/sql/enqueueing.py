@@ -88,6 +88,8 @@ class _Batch:
                 if request.job_id is not None:
                     self.aliases[request.job_id] = holder
                 return EnqueueOutcome(holder, deduped=True)
+        if self.aliases and request.depends_on:
+            request = request.with_options(depends_on=[self.aliases.get(name, name) for name in request.depends_on])
         job_id = new_id() if request.job_id is None else request.job_id
         seq = next(self._numbers)
         waiting, reason = self._look_at_parents(request, seq) if request.depends_on else (0, None)
@@ -162,7 +164,7 @@ class _Batch:
         waiting = 0
         reason: str | None = None
         edges: list[tuple[int, int, int]] = []
-        for parent_id in dict.fromkeys(self.aliases.get(name, name) for name in request.depends_on):
+        for parent_id in request.depends_on:
             found = self._known.get(parent_id) or self._look_at(parent_id)
             if found is None:
                 raise InvalidRequest(

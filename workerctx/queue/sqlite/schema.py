@@ -81,6 +81,10 @@ _MOVING: Final = (
 _DRAINING: Final = (
     # Until when a limit is closed that was drained, so that another rate opens it neither earlier nor later.
     "ALTER TABLE workerctx_rate_limits ADD COLUMN closed_until INTEGER NOT NULL DEFAULT 0",
+    # A limit that is used up beyond what calls can do was drained.
+    """UPDATE workerctx_rate_limits
+        SET closed_until = tat - CAST(per * 1000000.0 * (capacity - 1) / capacity AS INTEGER)
+        WHERE tat > per * 1000000.0 + (julianday('now') - 2440587.5) * 86400000000.0""",
 )
 
 MIGRATIONS: Final = (_FIRST, _MOVING, _DRAINING)

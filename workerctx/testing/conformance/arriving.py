@@ -67,6 +67,17 @@ class TestMovingFamilies:
         await advance(target, 100)
         assert await target.jobs.prune(50) == len((parent, child, sibling))
 
+    async def test_a_parent_by_another_name(self, pair: Pair) -> None:
+        """Q8: who depends on a request that met a unique key waits for the key's holder at the target, too."""
+        source, target = pair.source, pair.target
+        holder = await add(source, "holder", unique_key="k")
+        _, child = await source.jobs.enqueue_bulk(
+            [EnqueueRequest("a", job_id="a", unique_key="k"), EnqueueRequest("b", depends_on=["a"])]
+        )
+        await pair.carry()
+        assert await state_of(target, child.id) is JobState.BLOCKED
+        assert (await target.jobs.get(child.id)).depends_on == (holder,)
+
     async def test_a_running_relative_holds_them_up(self, pair: Pair) -> None:
         """Q2: as long as one of them is running all stay; others go meanwhile."""
         source = pair.source

@@ -149,9 +149,26 @@ class TestDependencies:
             [EnqueueRequest("a", job_id="a", unique_key="k"), EnqueueRequest("b", depends_on=["a"])]
         )
         assert parent.id == holder
-        assert await state_of(storage, child.id) is JobState.BLOCKED
+        waiting = await storage.jobs.get(child.id)
+        assert (waiting.state, waiting.depends_on) == (JobState.BLOCKED, (holder,))
         await finish(storage, holder, "out")
         assert (await take(storage))[0].upstream_outputs == {holder: "out"}
+
+    async def test_a_parent_named_twice(self, storage: Storage) -> None:
+        """Q8: by its id, or as two requests that met one unique key: it is one parent."""
+        holder = await add(storage, "holder", unique_key="k")
+        outcomes = await storage.jobs.enqueue_bulk(
+            [
+                EnqueueRequest("a", job_id="a", unique_key="k"),
+                EnqueueRequest("a", job_id="b", unique_key="k"),
+                EnqueueRequest("child", depends_on=[holder, holder]),
+                EnqueueRequest("child", depends_on=["a", "b", holder]),
+            ]
+        )
+        for child in outcomes[2:]:
+            assert (await storage.jobs.get(child.id)).depends_on == (holder,)
+        await finish(storage, holder)
+        assert len(await claim_all(storage)) == 2
 
     async def test_many_children(self, storage: Storage) -> None:
         """One completion lets all its children go on."""

@@ -233,6 +233,7 @@ class TestPrune:
         await advance(storage, 100)
         young = await succeeded_job(storage)
         assert await storage.jobs.prune(200) == 0
+        assert await storage.jobs.prune(timedelta.max) == 0
         assert await storage.jobs.prune(timedelta(seconds=50)) == 3
         kept = {old[state] for state in set(JobState) - FINAL_STATES} | {young}
         assert set(ids((await storage.jobs.list()).jobs)) - {old[JobState.QUEUED]} == kept - {old[JobState.QUEUED]}

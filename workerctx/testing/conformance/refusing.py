@@ -97,18 +97,21 @@ class TestBadInput:
 
     async def test_the_texts_of_an_error(self, storage: Storage) -> None:
         """Q13: what is no text is refused alone; a long one is stored with whatever else there is."""
-        for _ in range(3):
+        for _ in range(5):
             await add(storage)
-        first, second, third = (lease for _, lease in await storage.jobs.claim_many("worker-1", limit=3))
+        leases = [lease for _, lease in await storage.jobs.claim_many("worker-1", limit=5)]
+        first, second, third, fourth, fifth = leases
         long = JobError("Error", "m", details="x" * (1024 * 1024 - 10))
         outcomes = await storage.jobs.finish_many(
             [
                 FailLease(first.id, JobError("Error", "bad \udc80 name"), retryable=False),
                 FailLease(second.id, long, retryable=False),
-                CompleteLease(third.id),
+                FailLease(third.id, JobError("Error", cast("str", 5)), retryable=False),
+                FailLease(fourth.id, JobError(cast("str", None), "m"), retryable=False),
+                CompleteLease(fifth.id),
             ]
         )
-        assert refused(outcomes) == [InvalidRequest, None, None]
+        assert refused(outcomes) == [InvalidRequest, None, InvalidRequest, InvalidRequest, None]
         assert (await storage.jobs.get(second.job_id)).error == long
         assert await state_of(storage, first.job_id) is JobState.RUNNING
 
@@ -162,8 +165,9 @@ class TestBadInput:
         assert found == [1] * 8
 
     async def test_rate_limits(self, storage: Storage) -> None:
-        """Q13: a limit of half a call, or of more seconds than any store can keep, is refused."""
-        for capacity, per in ((1.5, 1.0), (0, 1.0), (True, 1.0), (2**63, 1.0), (1, math.nan), (1, 1e15)):
+        """Q13: a limit of half a call, or of more seconds than any store can keep, or fewer than it can tell apart."""
+        wrong = [(1.5, 1.0), (0, 1.0), (True, 1.0), (2**63, 1.0), (1, math.nan), (1, 1e15), (1, True), (1, 5e-324)]
+        for capacity, per in wrong:
             with pytest.raises(InvalidRequest):
                 await storage.rate_limits.configure("api", capacity=cast("int", capacity), per=per)
 
@@ -174,6 +178,10 @@ class TestBadInput:
             {"queues": ()},
             {"queues": "default"},
             {"limit": 0},
+            {"limit": True},
+            {"limit": 1.5},
+            {"weights": {"default": True}},
+            {"kind_limits": {"work": True}},
             {"lease_ttl": 0},
             {"lease_ttl": math.nan},
             {"lease_ttl": 1e15},
@@ -233,8 +241,10 @@ class TestNeighbours:
         async with anyio.create_task_group() as tasks:
             for scope, amount in (("api", 1), ("a\0b", 1), ("\ud800", 1), ("api", 2**70), ("none", 2**70)) * 4:
                 tasks.start_soon(acquire, scope, amount)
+            for strange in (True, 1.5) * 4:
+                tasks.start_soon(acquire, "api", cast("int", strange))
         assert granted == [Granted("api")] * 4
-        assert sorted(kind.__name__ for kind in errors) == ["InvalidRequest"] * 8 + ["UnknownScope"] * 8
+        assert sorted(kind.__name__ for kind in errors) == ["InvalidRequest"] * 16 + ["UnknownScope"] * 8
 
     async def test_a_worker_that_is_none(self, storage: Storage) -> None:
         """Q13: whoever claims beside it gets jobs."""
