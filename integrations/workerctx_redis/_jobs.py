@@ -155,11 +155,15 @@ class RedisJobs(JobQueueSkeleton):
 
     async def cancel_workflow(self, workflow_id: str) -> int:
         """Cancel a workflow's jobs, and those to come."""
-        cancelled, cursor = 0, "-"
-        while cursor:
-            count, cursor = await self._line.call(Operation(("cancel_workflow", workflow_id, cursor), _result))
-            cancelled += count
-        return cancelled
+        token = new_id()
+        count: int | None = await self._line.call(Operation(("cancel_workflow", workflow_id, token), _number_or_none))
+        if count is not None:
+            return count
+        # Whoever calls deals with the next part of a crowd, so this one may be cancelled.
+        while True:
+            count, is_all = await self._line.call(Operation(("stopped", token), _result))
+            if is_all or count is None:
+                return count or 0
 
     async def clear_workflow(self, workflow_id: str) -> None:
         """Let a cancelled workflow accept jobs again."""
@@ -283,6 +287,10 @@ def renewal(lease_ids: Sequence[str], extend_by: float) -> Operation[Renewed]:
 
 def _result(answer: Answer) -> Any:
     return answer.result
+
+
+def _number_or_none(answer: Answer) -> int | None:
+    return None if answer.result is False else answer.result
 
 
 def _count_and_offset(answer: Answer) -> tuple[int, int | None]:

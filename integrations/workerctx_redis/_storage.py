@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Self
 
-import anyio
 import attrs
 
 from workerctx.errors import InvalidRequest, StoreClosed
 from workerctx.queue.broadcast import Broadcast
 from workerctx.queue.ids import new_id
+from workerctx.queue.opening import Opening
 from workerctx.queue.sql.rows import from_micros, to_micros
 from workerctx_redis._endpoint import Endpoint
 from workerctx_redis._jobs import RedisJobs
@@ -26,6 +25,7 @@ from workerctx_redis._wakeups import WakeupHub
 from workerctx_redis._workers import RedisWorkers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from workerctx.queue.connect import StoreURL
@@ -64,9 +64,9 @@ class RedisStorage:
     workers: RedisWorkers = attrs.field(repr=False, init=False)
     schedules: RedisSchedules = attrs.field(repr=False, init=False)
     moving: RedisMoving = attrs.field(repr=False, init=False)
-    _is_open: bool = attrs.field(repr=False, default=False, init=False)
-    _left: threading.Event = attrs.field(repr=False, factory=threading.Event, init=False)
-    """Set when the storage is to be closed; another one each time it is opened."""
+    _opening: Opening = attrs.field(
+        default=attrs.Factory(lambda self: Opening(self._start, self._shut), takes_self=True), init=False, repr=False
+    )
 
     def __attrs_post_init__(self) -> None:
         self.url = str(self._endpoint)
@@ -81,26 +81,13 @@ class RedisStorage:
         self.moving = RedisMoving(self._line, self.jobs)
 
     async def __aenter__(self) -> Self:
-        if self._is_open:
-            raise StoreClosed("this storage is open already: connect again for a second one")
-        try:
-            self._left = threading.Event()
-            await anyio.to_thread.run_sync(self._open, self._left)
-            self._is_open = True
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
+        await self._opening.open()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._left.set()
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._line.close)
-        self._hub.close()
-        self._broadcast.close()
-        self._is_open = False
+        await self._opening.close()
 
     def open_renewer(self) -> RedisRenewer:
         """Return a renewer for the leases of this storage.
@@ -108,7 +95,7 @@ class RedisStorage:
         Raises:
             StoreClosed: The storage is not open.
         """
-        if not self._is_open:
+        if not self._opening.is_open:
             raise StoreClosed('the store is not open: use it inside "async with"')
         return RedisRenewer(lambda: self._make_line("workerctx-redis-leases"), self._endpoint.timeout)
 
@@ -122,11 +109,13 @@ class RedisStorage:
             raise InvalidRequest(f"a clock moves forward by 0 or more seconds, not by {seconds}")
         await self._line.call(done("advance", to_micros(seconds)))
 
-    def _open(self, left: threading.Event) -> None:
+    def _start(self, _is_left: Callable[[], bool]) -> None:
         self._line.start()
-        # Its task may have been cancelled in asyncio's own way, which waits for no thread.
-        if left.is_set():
-            self._line.close()
+
+    def _shut(self) -> None:
+        self._line.close()
+        self._hub.close()
+        self._broadcast.close()
 
     def _make_line(self, name: str, *, heard: bool = False) -> Line:
         line = (name, self._endpoint, self._prefix, self._groups, self._origin)

@@ -98,14 +98,58 @@ local function settle(ends, told)
   end
 end
 
+-- Cancel a part of the jobs that a workflow had when it was stopped, those behind a cursor, and return how many, and
+-- whether they were all. If not, the next part is written down, and what has become of them under a token. Who waits
+-- for them is told in a second round, as most of those are among them.
+local function stop_part(workflow, token, at, telling, cursor)
+  local ids = call('ZRANGEBYLEX', key('workflow', workflow), cursor, '+', 'LIMIT', 0, settings.at_once)
+  local alive, ends = 0, {}
+  load_all(ids)
+  for _, id in ipairs(ids) do
+    local job = load(id)
+    if job and telling then
+      if job.state == 'cancelled' then insert(ends, job) end
+    elseif job and not FINAL[job.state] and job.created_at <= tonumber(at) then
+      alive = alive + 1
+      if job.state == 'running' then
+        job.cancel = 'user'
+        amend(job)
+      else
+        cancel(job, format("workflow '%s' was cancelled", workflow))
+        insert(ends, job)
+      end
+    end
+  end
+  local more = #ids >= settings.at_once
+  local is_whole = cursor == '-' and not more and not telling
+  if telling or is_whole then settle(ends) end
+  if is_whole then return alive, true end
+  insist()
+  if not telling then
+    local stopped = key('stopped', token)
+    call('HINCRBY', stopped, 'jobs', alive)
+    if not more then call('HSET', stopped, 'all', 1) end
+    call('EXPIRE', stopped, settings.staged_for)
+  end
+  if more or not telling then
+    local rest = { workflow, token, at, telling or not more, more and '(' .. ids[#ids] or '-' }
+    call('RPUSH', SETTLING, cjson.encode(rest))
+  end
+  return alive, false
+end
+
 -- Deal with a part of what earlier calls left over.
 local function settle_rest()
   local ends = {}
   for _ = 1, 10 do
     local text = call('LPOP', SETTLING)
     if not text then break end
-    local id, state = unpack(cjson.decode(text))
-    insert(ends, { id = id, state = state })
+    local rest = cjson.decode(text)
+    if #rest > 2 then
+      stop_part(unpack(rest))
+      break
+    end
+    insert(ends, { id = rest[1], state = rest[2] })
   end
   settle(ends)
 end

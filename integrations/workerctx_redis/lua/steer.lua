@@ -21,26 +21,17 @@ function actions.cancel(id)
   return { 'done' }
 end
 
--- Cancel a part of a workflow's jobs, those behind a cursor; the first call stops the workflow.
-function actions.cancel_workflow(workflow, cursor)
-  if cursor == '-' then sset(STOPPED, workflow, true) end
-  local ids = call('ZRANGEBYLEX', key('workflow', workflow), cursor, '+', 'LIMIT', 0, settings.at_once)
-  local alive, ends = 0, {}
-  load_all(ids)
-  for _, id in ipairs(ids) do
-    local job = load(id)
-    if job and not FINAL[job.state] then
-      alive = alive + 1
-      if job.state == 'running' then
-        ask_to_stop(job, 'user')
-      else
-        cancel(job, format("workflow '%s' was cancelled", workflow))
-        insert(ends, job)
-      end
-    end
-  end
-  settle(ends)
-  return { alive, #ids >= settings.at_once and '(' .. ids[#ids] or false }
+-- Cancel a workflow's jobs, and those to come. Return how many, or nothing if it is a crowd.
+function actions.cancel_workflow(workflow, token)
+  sset(STOPPED, workflow, true)
+  local alive, all = stop_part(workflow, token, format('%.0f', now), false, '-')
+  return all and alive
+end
+
+-- Return how many jobs of such a crowd were cancelled, and whether they were all.
+function actions.stopped(token)
+  local stopped = call('HMGET', key('stopped', token), 'jobs', 'all')
+  return { tonumber(stopped[1]) or false, stopped[2] }
 end
 
 function actions.clear_workflow(workflow) sset(STOPPED, workflow, false) end

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from workerctx import JobRegistry, WorkerConfig, WorkerLoop
-from workerctx.errors import StoreFull, StoreUnavailable
+from workerctx.errors import StoreClosed, StoreFull, StoreUnavailable
 from workerctx.queue import CompleteLease, EnqueueRequest, JobState, Schedule, WorkerCommand, WorkerInfo, connect
 from workerctx.testing.polling import wait_until
 
@@ -120,6 +120,8 @@ async def test_an_opening_that_is_cancelled_natively(redis_server, proxy_of):
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
+        with pytest.raises(StoreClosed, match="about to be"):  # two openings would close each other
+            await storage.__aenter__()
     await wait_until(is_idle, PATIENCE)
     async with storage:
         await storage.jobs.enqueue(EnqueueRequest("work"))

@@ -36,7 +36,7 @@ from workerctx.testing.polling import wait_until
 from workerctx_redis._adding import Part, publish, stage
 from workerctx_redis._driver import open_client
 from workerctx_redis._link import Link
-from workerctx_redis._operations import finish_one
+from workerctx_redis._operations import done, finish_one
 from workerctx_redis._records import Groups
 from workerctx_redis._source import AT_ONCE
 
@@ -91,6 +91,62 @@ async def test_a_large_workflow_is_cancelled_in_steps(storage):
     await storage.jobs.enqueue_bulk(crowd(2 * AT_ONCE + 1, workflow_id="wf"))
     assert await storage.jobs.cancel_workflow("wf") == 2 * AT_ONCE + 1
     assert (await storage.jobs.counts())[JobState.CANCELLED] == 2 * AT_ONCE + 1
+
+
+async def test_no_job_of_a_large_workflow_runs_because_another_was_cancelled(storage):
+    """Q7: the steps are one to whoever looks: how many, why, and that nobody waits for a parent that is cancelled."""
+    parents = [f"{number:05d}" for number in range(AT_ONCE + 200)]
+    family = [EnqueueRequest("work", job_id=parent, workflow_id="wf") for parent in parents]
+    for number, parent in enumerate(parents):
+        choice = {"on_parent_failure": "run"} if number % 2 else {}
+        family.append(EnqueueRequest("clean", job_id=f"b{parent}", depends_on=[parent], workflow_id="wf", **choice))
+    await storage.jobs.enqueue_bulk(family)
+    strangers = [EnqueueRequest("after", depends_on=[parent], on_parent_failure="run") for parent in parents[-3:]]
+    await storage.jobs.enqueue_bulk(strangers)
+    await storage.jobs.claim_many("worker", kinds=["work"], limit=5)
+    claimed = []
+
+    async def claim():
+        while True:
+            claimed.extend(job.kind for job, _ in await storage.jobs.claim_many("worker", kinds=["clean"]))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(claim)
+        assert await storage.jobs.cancel_workflow("wf") == len(family)
+        tasks.cancel_scope.cancel()
+    assert not claimed
+    counts = await storage.jobs.counts()
+    assert (counts[JobState.RUNNING], counts[JobState.CANCELLED]) == (5, len(family) - 5)
+    reasons, cursor = set(), None
+    while True:
+        page = await storage.jobs.list(state=JobState.CANCELLED, limit=1000, cursor=cursor)
+        reasons |= {job.error.message for job in page.jobs}
+        if (cursor := page.next_cursor) is None:
+            break
+    assert reasons == {"workflow 'wf' was cancelled"}
+
+    async def strangers_are_queued():
+        return len((await storage.jobs.list(kind="after", state=JobState.QUEUED)).jobs) == len(strangers)
+
+    await wait_until(strangers_are_queued)
+
+
+async def test_a_large_workflow_is_cancelled_whole_though_its_caller_is_gone(storage, redis_url):
+    """Q7: whoever calls next goes on with it, and spares what was added when the workflow was open again."""
+    await storage.jobs.enqueue_bulk(crowd(5 * AT_ONCE, workflow_id="wf"))
+    endpoint = storage._endpoint
+    async with open_client(endpoint) as client:
+        dying = Link(client, Groups(), endpoint, storage._prefix, "dying")
+        assert (await dying.perform([done("cancel_workflow", "wf", "token")])).unsettled
+        assert (await dying.perform([done("clear_workflow", "wf")])).unsettled
+    async with connect(redis_url()) as other:
+        await other.jobs.enqueue(EnqueueRequest("work", workflow_id="wf", job_id="~ behind all"))
+
+        async def are_cancelled():
+            return (await other.jobs.counts())[JobState.CANCELLED] == 5 * AT_ONCE
+
+        await wait_until(are_cancelled)
+        assert (await other.jobs.get("~ behind all")).state is JobState.QUEUED
 
 
 async def test_pages_find_the_few_among_the_many(storage):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
-import anyio
 import attrs
 
 from workerctx.errors import InvalidRequest, StoreClosed
 from workerctx.queue.batching import HANG_LIMIT, Batcher
 from workerctx.queue.broadcast import Broadcast
+from workerctx.queue.opening import Opening
 from workerctx.queue.sql.jobs import SqlJobs
 from workerctx.queue.sql.limits import SqlRateLimits
 from workerctx.queue.sql.moving import SqlMoving
@@ -20,6 +19,7 @@ from workerctx.queue.sql.schedules import SqlSchedules
 from workerctx.queue.sql.workers import SqlWorkers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from workerctx.queue.base import LeaseRenewer
@@ -46,11 +46,9 @@ class SqlStorage(ABC):
     schedules: SqlSchedules = attrs.field(init=False, repr=False)
     moving: SqlMoving = attrs.field(init=False, repr=False)
     _ns: int | None = attrs.field(default=None, init=False, repr=False)
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
-    _opening: bool = attrs.field(default=False, init=False, repr=False)
-    """Whether a thread is opening it."""
-    _left: threading.Event = attrs.field(factory=threading.Event, init=False, repr=False)
-    """Set when the storage is to be closed; another one each time it is opened."""
+    _opening: Opening = attrs.field(
+        default=attrs.Factory(lambda self: Opening(self._start, self._shut), takes_self=True), init=False, repr=False
+    )
     _broadcast: Broadcast = attrs.field(factory=Broadcast, init=False, repr=False)
     _waiters: WakeupHub = attrs.field(init=False, repr=False)
     _writer: Batcher[Transaction] = attrs.field(init=False, repr=False)
@@ -101,21 +99,13 @@ class SqlStorage(ABC):
     # What follows from it ---------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._ns is not None or self._opening:
-            raise StoreClosed("this storage is open already, or about to be: connect again for a second one")
-        try:
-            self._left = threading.Event()
-            await anyio.to_thread.run_sync(self._open, self._left)
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
+        await self._opening.open()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._close)
+        await self._opening.close()
 
     async def now(self) -> float:
         """Return the store's time, in seconds since the epoch."""
@@ -132,28 +122,11 @@ class SqlStorage(ABC):
 
         await self._writer.call(do)
 
-    def _open(self, left: threading.Event) -> None:
-        with self._lock:
-            if left.is_set():
-                return
-            self._opening = True
-        try:
-            self._ns = self._find_namespace()
-            if not left.is_set():
-                self._writer.start()
-                self._reader.start()
-        finally:
-            with self._lock:
-                self._opening = False
-            if left.is_set():
-                self._shut()
-
-    def _close(self) -> None:
-        with self._lock:
-            self._left.set()
-            if self._opening:
-                return  # who opened it was cancelled natively, and the thread that he left closes it at its end
-        self._shut()
+    def _start(self, is_left: Callable[[], bool]) -> None:
+        self._ns = self._find_namespace()
+        if not is_left():
+            self._writer.start()
+            self._reader.start()
 
     def _shut(self) -> None:
         self._waiters.close()
