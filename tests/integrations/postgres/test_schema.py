@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
@@ -12,8 +13,9 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from workerctx.errors import InvalidRequest, SchemaError, UnknownBackend
+from workerctx.errors import InvalidRequest, SchemaError, Throttled, UnknownBackend
 from workerctx.queue import EnqueueRequest, JobState, connect, new_id
+from workerctx.queue.limits import Granted
 from workerctx_postgres import grants, migrate
 from workerctx_postgres._schema import MIGRATIONS
 
@@ -109,6 +111,29 @@ async def test_a_newer_schema_is_refused(place, schema):
     with pytest.raises(SchemaError, match=f"schema version 99 and this release knows up to {len(MIGRATIONS)}: upgrade"):
         async with connect(f"{place}&schema={quote(schema)}"):
             pass
+
+
+async def test_limits_in_older_tables(place, schema, monkeypatch):
+    """Q15, W8: what was used up before a migration stays used up after it, and who was drained stays closed."""
+    monkeypatch.setattr("workerctx_postgres._schema.MIGRATIONS", MIGRATIONS[:2])
+    add = SQL("INSERT INTO {}.workerctx_rate_limits (ns, scope, capacity, per, tat) VALUES (1, %s, %s, %s, %s)")
+    with psycopg.connect(place) as connection:
+        migrate(connection, schema=schema)
+        connection.execute(
+            SQL("INSERT INTO {}.workerctx_namespaces (name) VALUES ('default')").format(Identifier(schema))
+        )
+        for scope, capacity, per, full in (("used", 1, 500, 500), ("drained", 4, 60, 1345)):
+            tat = int((time.time() + full) * 1e6)
+            connection.execute(add.format(Identifier(schema)), (scope, capacity, per, tat))
+    monkeypatch.undo()
+    async with connect(f"{place}&schema={quote(schema)}&namespace=default") as storage:
+        await storage.rate_limits.configure("used", capacity=2, per=1000)
+        assert isinstance(await storage.rate_limits.acquire("used"), Granted)
+        assert isinstance(await storage.rate_limits.acquire("used"), Throttled)
+        await storage.rate_limits.configure("drained", capacity=10, per=1)
+        closed = await storage.rate_limits.acquire("drained")
+        assert isinstance(closed, Throttled)
+        assert closed.retry_after == pytest.approx(1300, abs=5)
 
 
 async def test_a_role_with_few_rights(place, schema):
