@@ -146,7 +146,16 @@ class Database:
                 return make(self, said)
         if isinstance(error, errors.ProgramLimitExceeded) and error.diag.constraint_name is not None:
             return InvalidRequest(f"the names are too long for an index of PostgreSQL: {said}")
+        if _is_misfit(error):
+            return InvalidRequest(f"PostgreSQL cannot be asked this: {said}")
         return StoreUnavailable(f"PostgreSQL could not do it on {self.place}: {said}")
+
+
+def _is_misfit(error: psycopg.Error) -> bool:
+    """Tell whether a value is of a type that has no business where it is."""
+    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:  # the driver's own
+        return True
+    return isinstance(error, (errors.UndefinedFunction, errors.DatatypeMismatch, errors.NotNullViolation))
 
 
 def connection_info(location: str, options: Mapping[str, str], timeout: float, *, pooled: bool) -> str:

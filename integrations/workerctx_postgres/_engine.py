@@ -13,7 +13,7 @@ import attrs
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from workerctx.errors import QueueError, StoreUnavailable
+from workerctx.errors import StoreUnavailable
 from workerctx.queue.hand import together_or_apart
 from workerctx.queue.sql.merging import steps
 from workerctx.queue.sql.transaction import Groups
@@ -251,7 +251,9 @@ class Reader:
             call.result, call.error = None, None
             try:
                 call.result = call.operation(tx)
-            except QueueError as exc:
+            except (psycopg.Error, UnicodeError):
+                raise
+            except Exception as exc:  # noqa: BLE001 - it is the caller's
                 call.error = exc
         cursor.execute("COMMIT", prepare=False)
 

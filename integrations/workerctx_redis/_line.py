@@ -16,7 +16,15 @@ import anyio
 import attrs
 from coredis.exceptions import ResponseError
 
-from workerctx.errors import QueueError, SchemaError, StoreClosed, StoreDenied, StoreUnavailable, StoreUnsafe
+from workerctx.errors import (
+    InvalidRequest,
+    QueueError,
+    SchemaError,
+    StoreClosed,
+    StoreDenied,
+    StoreUnavailable,
+    StoreUnsafe,
+)
 from workerctx.lifecycle.latch import Latch
 from workerctx.queue.batching import MAX_BATCH, CallTaker
 from workerctx.queue.hand import DONE, PENDING, TAKEN, wake_all
@@ -216,6 +224,7 @@ class Line(CallTaker[Answer]):
             return
         for call, result in zip(calls, reply.results, strict=True):
             try:
+                _check_misfit(result)
                 call.result = call.operation(Answer(result, self._groups, reply.now))
             except Exception as exc:  # noqa: BLE001 - it is the caller's
                 call.error = exc
@@ -294,6 +303,16 @@ async def _check_version(link: Link, endpoint: Endpoint) -> None:
         raise StoreUnsafe(
             f"Redis evicts jobs when it is full (maxmemory-policy {policy}): set its maxmemory-policy to noeviction"
         )
+
+
+def _check_misfit(result: Any) -> None:
+    """Refuse what the script found no way to do, as a value is of a type that has no business where it is.
+
+    Raises:
+        InvalidRequest: It did.
+    """
+    if type(result) is dict and "misfit" in result:
+        raise InvalidRequest(f"Redis cannot be asked this: {result['misfit']}")
 
 
 def _first(exc: BaseException) -> BaseException:

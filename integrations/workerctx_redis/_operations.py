@@ -83,6 +83,8 @@ class Operation(Generic[R]):
             encoded = _encode((home, *self.words))
         except (TypeError, ValueError, OverflowError) as exc:
             raise InvalidRequest(f"Redis cannot be sent what was passed: {exc}") from exc
+        if any(isinstance(word, bytes) for word in self.words):  # which the script cannot unpack
+            raise InvalidRequest("Redis cannot be sent what was passed: bytes where a text or number belongs")
         object.__setattr__(self, "home", home)
         object.__setattr__(self, "encoded", encoded)
 

@@ -188,6 +188,8 @@ class Database:
         make = _MEANINGS.get(code & _PRIMARY)
         if make is not None:
             return make(self.path, error)
+        if code & _PRIMARY == sqlite3.SQLITE_MISMATCH or "Error binding parameter" in str(error):
+            return InvalidRequest(f"SQLite cannot be asked this: {error}")
         if "no such table" in str(error) or "no such column" in str(error):
             return SchemaError(f"the job tables in {self.path} are missing or incomplete ({error}): migrate it")
         return StoreUnavailable(f"SQLite could not do it on {self.path}: {error}")

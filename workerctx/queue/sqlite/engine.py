@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from workerctx.errors import QueueError
 from workerctx.queue.hand import together_or_apart
 from workerctx.queue.sql.merging import Step, steps
 from workerctx.queue.sql.transaction import Groups
@@ -128,7 +127,9 @@ class Reader:
             for call in calls:
                 try:
                     call.result = call.operation(tx)
-                except QueueError as exc:
+                except REFUSED:
+                    raise
+                except Exception as exc:  # noqa: BLE001 - it is the caller's
                     call.error = exc
             cursor.execute("COMMIT")
         except REFUSED as exc:

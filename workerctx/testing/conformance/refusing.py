@@ -7,16 +7,18 @@ import json
 import math
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
 
-from workerctx.errors import InvalidRequest, LeaseLost, QueueError
+from workerctx.errors import InvalidRequest, LeaseLost, QueueError, StoreUnavailable
 from workerctx.queue.finish import CompleteLease, FailLease, ThrottleLease
 from workerctx.queue.limits import Granted
 from workerctx.queue.model import JobError, JobState
 from workerctx.queue.request import EnqueueRequest
+from workerctx.queue.workers import WorkerInfo
 from workerctx.testing.conformance.support import (
     add,
     refused,
@@ -25,6 +27,8 @@ from workerctx.testing.conformance.support import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from workerctx.queue.base import Storage
 
 
@@ -245,6 +249,44 @@ class TestNeighbours:
                 tasks.start_soon(acquire, "api", cast("int", strange))
         assert granted == [Granted("api")] * 4
         assert sorted(kind.__name__ for kind in errors) == ["InvalidRequest"] * 16 + ["UnknownScope"] * 8
+
+    @pytest.mark.parametrize("wrong", [True, 1.5, b"x", 10**30], ids=str)
+    async def test_a_value_of_another_type(self, storage: Storage, wrong: Any) -> None:
+        """Q13: whatever becomes of the call, those beside it are done, and no worker takes it for an outage."""
+        job_id = await add(storage)
+        await storage.workers.register(WorkerInfo(id="worker-1"))
+        jobs, workers = storage.jobs, storage.workers
+        harmed: list[Exception] = []
+
+        async def strange(call: Callable[..., Awaitable[object]], *values: Any, **options: Any) -> None:
+            try:
+                await call(*values, **options)
+            except StoreUnavailable as exc:
+                harmed.append(exc)
+            except Exception:  # noqa: BLE001, S110 - types are what checkers are for
+                pass
+
+        async def plain(call: Callable[..., Awaitable[object]], *values: Any) -> None:
+            try:
+                await call(*values)
+            except Exception as exc:  # noqa: BLE001 - all are compared
+                harmed.append(exc)
+
+        async with anyio.create_task_group() as tasks:
+            for call in (jobs.get, jobs.cancel, jobs.retry, jobs.delete, jobs.is_cancelled, jobs.cancel_workflow):
+                tasks.start_soon(plain, jobs.counts)
+                tasks.start_soon(strange, call, wrong)
+                tasks.start_soon(plain, jobs.get, job_id)
+                tasks.start_soon(plain, jobs.enqueue, EnqueueRequest("beside"))
+            for other in (workers.heartbeat, workers.deregister, storage.schedules.get, storage.schedules.delete):
+                tasks.start_soon(strange, other, wrong)
+                tasks.start_soon(plain, workers.list)
+            tasks.start_soon(partial(strange, workers.heartbeat, "worker-1", in_flight=wrong))
+            tasks.start_soon(partial(strange, jobs.list, limit=wrong))
+            tasks.start_soon(partial(strange, jobs.list, cursor=wrong))
+            tasks.start_soon(plain, jobs.enqueue, EnqueueRequest("beside"))
+        assert not harmed
+        assert (await jobs.counts())[JobState.QUEUED] == 8
 
     async def test_a_worker_that_is_none(self, storage: Storage) -> None:
         """Q13: whoever claims beside it gets jobs."""
