@@ -176,8 +176,7 @@ class RedisJobs(JobQueueSkeleton):
     async def _pause(self, queue: str, until: float | None, *, cancel_running: bool) -> None:
         await self._line.call(done("pause", queue, optional_micros(until), cancel_running))
 
-    async def resume_queue(self, queue: str) -> None:
-        """Let a queue be claimed from again."""
+    async def _resume(self, queue: str) -> None:
         await self._line.call(done("resume", queue))
 
     async def retry(self, job_id: str) -> None:

@@ -282,7 +282,11 @@ class JobQueue(Protocol):
         ...
 
     async def resume_queue(self, queue: str) -> None:
-        """Let a queue be claimed from again."""
+        """Let a queue be claimed from again.
+
+        Raises:
+            InvalidRequest: That is no queue's name.
+        """
         ...
 
     async def retry(self, job_id: str) -> None:

@@ -90,6 +90,10 @@ class JobQueueSkeleton(ABC):
         """Let nobody claim from a queue, until a moment of store time or for good."""
 
     @abstractmethod
+    async def _resume(self, queue: str) -> None:
+        """Let a queue be claimed from again."""
+
+    @abstractmethod
     async def _wake(self, queue: str | None) -> None:
         """Wake who waits for jobs in a queue, or any."""
 
@@ -215,6 +219,11 @@ class JobQueueSkeleton(ABC):
         if moment is not None:
             check_moment("until", moment)
         await self._pause(queue, moment, cancel_running=cancel_running)
+
+    async def resume_queue(self, queue: str) -> None:
+        """Let a queue be claimed from again."""
+        check_name("a queue's name", queue)
+        await self._resume(queue)
 
     async def prune(self, retention: Seconds, *, states: Collection[JobState] | None = None) -> int:
         """Remove jobs that finished long ago."""

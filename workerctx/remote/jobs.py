@@ -155,8 +155,7 @@ class RemoteJobs(JobQueueSkeleton):
     async def _pause(self, queue: str, until: float | None, *, cancel_running: bool) -> None:
         await self._asks.ask(calls.PauseQueue(queue, until, cancel_running))
 
-    async def resume_queue(self, queue: str) -> None:
-        """Let workers claim from a queue again."""
+    async def _resume(self, queue: str) -> None:
         await self._asks.ask(calls.ResumeQueue(queue))
 
     async def retry(self, job_id: str) -> None:

@@ -1,7 +1,7 @@
 -- Do what is asked, one after the other, then tell who waits. What cannot be done for the types of its values fails
 -- alone; what the server refuses fails all.
 
-local MISFITS = { 'attempt to ', 'bad argument ', 'arguments must be strings' }
+local MISFITS = { 'attempt to ', 'bad argument ', 'arguments must be strings', 'table index is ' }
 
 local function is_misfit(problem)
   local text = type(problem) == 'table' and problem.err or problem

@@ -133,8 +133,7 @@ class MemoryJobs(JobQueueSkeleton):
         with self._session.change() as change:
             steering.pause(change, queue, until, cancel_running=cancel_running)
 
-    async def resume_queue(self, queue: str) -> None:
-        """Let a queue be claimed from again."""
+    async def _resume(self, queue: str) -> None:
         await anyio.lowlevel.checkpoint()
         with self._session.change() as change:
             steering.resume(change, queue)

@@ -138,8 +138,7 @@ class SqlJobs(JobQueueSkeleton):
         moment = optional_micros(until)
         await self._writer.call(lambda tx: steering.pause(tx, queue, moment, cancel_running=cancel_running))
 
-    async def resume_queue(self, queue: str) -> None:
-        """Let a queue be claimed from again."""
+    async def _resume(self, queue: str) -> None:
         await self._writer.call(lambda tx: steering.resume(tx, queue))
 
     async def retry(self, job_id: str) -> None:

@@ -294,8 +294,10 @@ class TestPause:
 
     @pytest.mark.parametrize("name", ["", "a\ud800"])
     async def test_a_queue_needs_a_name(self, storage: Storage, name: str) -> None:
-        """Q13: what is no name of a queue can neither be paused nor woken."""
+        """Q13: what is no name of a queue can neither be paused nor resumed nor woken."""
         with pytest.raises(InvalidRequest):
             await storage.jobs.pause_queue(name)
+        with pytest.raises(InvalidRequest):
+            await storage.jobs.resume_queue(name)
         with pytest.raises(InvalidRequest):
             await storage.jobs.wake(name)
