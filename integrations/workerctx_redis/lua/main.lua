@@ -1,21 +1,6 @@
 -- Do what is asked, one after the other, then tell who waits. What cannot be done for the types of its values fails
 -- alone; what the server refuses fails all.
 
-local MISFITS = { 'attempt to ', 'bad argument ', 'arguments must be strings', 'table index is ' }
-
-local function is_misfit(problem)
-  local text = type(problem) == 'table' and problem.err or problem
-  for _, words in ipairs(MISFITS) do
-    if string.find(text, words, 1, true) then return true end
-  end
-  return false
-end
-
-local function forget_notes()
-  jobs, hashes, zsets, sets, counted, changed = {}, {}, {}, {}, {}, {}
-  touched, touched_later = {}, {}
-end
-
 local results = {}
 for index, operation in ipairs(request[6]) do
   enter_room(operation[1])
@@ -26,10 +11,15 @@ for index, operation in ipairs(request[6]) do
     if not written then done, result = false, problem end
   end
   if not done then
-    if not is_misfit(result) then error(result, 0) end
-    forget_notes()
+    local text, is_misfit = type(result) == 'table' and result.err or result, false
+    for _, words in ipairs({ 'attempt to ', 'bad argument ', 'arguments must be strings', 'table index is ' }) do
+      is_misfit = is_misfit or string.find(text, words, 1, true)
+    end
+    if not is_misfit then error(result, 0) end
+    jobs, hashes, zsets, sets, counted, changed = {}, {}, {}, {}, {}, {}
+    touched, touched_later = {}, {}
     for last = #events, told + 1, -1 do events[last] = nil end
-    result = { misfit = type(result) == 'table' and result.err or result }
+    result = { misfit = text }
   end
   if result == nil then result = false end
   results[index] = result
