@@ -47,13 +47,19 @@ class PostgresRenewer:
         if self._connection is None:
             self._connection = self._database.connect()
         try:
-            with self._connection.transaction(), self._connection.cursor() as cursor:
+            with self._connection.cursor() as cursor:
+                # Not by the driver's transaction, which warns of each that ends with its server.
+                cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 tx = PostgresTransaction(self._database.sql, cursor, self._ns, Groups(), dialect=self._database.sql)
-                return renew(tx, lease_ids, extend_by)
-        except psycopg.Error as exc:
+                renewed = renew(tx, lease_ids, extend_by)
+                cursor.execute("COMMIT")
+                return renewed
+        except BaseException as exc:
             # A connection that failed is not trusted again; the next renewal opens another one.
             self._disconnect()
-            raise self._database.explain(exc) from exc
+            if isinstance(exc, psycopg.Error):
+                raise self._database.explain(exc) from exc
+            raise
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
