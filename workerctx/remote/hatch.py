@@ -145,7 +145,8 @@ class Hatch:
                 self._progress.pop(finish.lease_id, None)
                 self._to_tell[finish.lease_id] = finish
             self._held.begin(began)
-            self.wake()
+            if finishes or began:
+                self.wake()
 
     def progress(self, lease_id: str, value: bytes) -> None:
         """Put down how far a run is; only the newest value is told."""
