@@ -102,8 +102,8 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
             completed or failed.
 
     Raises:
-        InvalidRequest: The lease has no length, the limit is below 1, no queue is named, a weight is below 1 or
-            that of a queue which is not looked into, or the limit of a kind is negative.
+        InvalidRequest: The lease has no length, the limit is below 1, no queue is named, a name is no text, a weight
+            is below 1 or that of a queue which is not looked into, or the limit of a kind is negative.
     """
 
     worker_id: str
@@ -122,9 +122,8 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequest(f"a claim takes a whole number of jobs and at least 1, got limit={self.limit!r}")
         if not self.queues:
             raise InvalidRequest("a claim needs at least one queue to look into")
-        for names in (self.labels, self.queues, self.kinds):
-            if isinstance(names, str):
-                raise InvalidRequest(f"expected several names, got the text {names!r}: pass [{names!r}]")
+        for names in (self.labels, self.queues, self.kinds, self.kind_limits):
+            _check_names(names)
         queues = frozenset(self.queues) if self.weights else ()
         for queue, weight in self.weights.items():
             if not (is_whole(weight) and weight >= 1):
@@ -138,6 +137,14 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidRequest(
                     f"the limit of a kind must be a whole number and not negative, and that of {kind!r} is {most!r}"
                 )
+
+
+def _check_names(names: Collection[str] | None) -> None:
+    if isinstance(names, str):
+        raise InvalidRequest(f"expected several names, got the text {names!r}: pass [{names!r}]")
+    for name in names or ():
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidRequest(f"a name is a text, got {name!r}")
 
 
 def check_ttl(what: str, seconds: float) -> None:

@@ -145,10 +145,14 @@ def test_states_know_whether_they_are_final():
 
 
 @pytest.mark.parametrize(
-    "options", [{"lease_ttl": 0}, {"lease_ttl": float("nan")}, {"limit": 0}, {"queues": ()}, {"queues": "default"}]
+    "options",
+    [
+        *({"lease_ttl": 0}, {"lease_ttl": float("nan")}, {"limit": 0}, {"queues": ()}, {"queues": "default"}),
+        *({"queues": [b"default"]}, {"kinds": [b"k"]}, {"labels": [1]}, {"kind_limits": {b"k": 1}}),
+    ],
 )
 def test_claims_that_cannot_be_meant_are_refused(options):
-    """Q13: a lease without length, no limit, no queue."""
+    """Q13: a lease without length, no limit, no queue, names that are no texts."""
     with pytest.raises(InvalidRequest):
         ClaimRequest(worker_id="w", **options)
 
