@@ -151,6 +151,7 @@ class WorkerLifespan:
 async def _live(context: WorkerContext, chain: Chain, *, task_status: TaskStatus[None]) -> None:
     if context.outcome is Outcome.NEVER_STARTED:  # a signal came first, and the server will notice it too
         task_status.started()
+        chain.settle()
         return
     try:
         async with context:

@@ -9,9 +9,9 @@ import anyio
 from attrs import define, field
 from starlette.responses import PlainTextResponse
 
-from workerctx.errors import NotAccepting
+from workerctx.errors import NotAccepting, TaskCancelled
 from workerctx_starlette._lookup import worker_from
-from workerctx_starlette._probes import is_probe
+from workerctx_starlette._probes import may_be_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,6 +63,7 @@ class WorkerContextMiddleware:
         Raises:
             MissingData: the request is to be tracked and its state has no such context.
             AmbiguousWorker: it has several and none was named.
+            TaskCancelled: the deadline came in the middle of a response, which must not look complete.
         """
         if scope["type"] not in {"http", "websocket"} or not self._is_tracked(scope):
             await self.app(scope, receive, send)
@@ -79,6 +80,9 @@ class WorkerContextMiddleware:
             await client.refuse(str(exc))
             return
         await tracked
+        if client.was_cut_off:
+            # Whoever stands around this, such as BaseHTTPMiddleware, would take a return for the end of the body.
+            raise TaskCancelled(f"the response to {client} was cut off by the stop of worker {context.name!r}")
 
     async def _serve(self, context: WorkerContext, client: _Client) -> None:
         scope = anyio.CancelScope()
@@ -92,16 +96,16 @@ class WorkerContextMiddleware:
                     await client.give_up(f"worker {context.name!r} stopped before this request was done")
 
     def _is_tracked(self, scope: Scope) -> bool:
-        if is_probe(scope, self._routes()):
+        if may_be_probe(scope, self._routes()):
             return False
         return self._track(scope) if callable(self._track) else self._track
 
-    def _routes(self) -> Sequence[BaseRoute]:
-        # The routes lie behind whatever other middleware there is.
+    def _routes(self) -> Sequence[BaseRoute] | None:
+        # They lie behind whatever other middleware there is, not all of which says what it wraps.
         app: Any = self.app
         while app is not None and not hasattr(app, "routes"):
             app = getattr(app, "app", None)
-        return () if app is None else app.routes
+        return None if app is None else app.routes
 
 
 @define(eq=False)
@@ -113,12 +117,14 @@ class _Client:
     _send: Send
     _retry_after: int
     _begun: bool = field(default=False, init=False)
-    _closed: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
+    was_cut_off: bool = field(default=False, init=False)
+    """Whether a response was given up that had begun and not ended."""
 
     async def send(self, message: Message) -> None:
         """Pass on what the application sends."""
         self._begun = True
-        self._closed = self._closed or message["type"] == "websocket.close"
+        self._ended = self._ended or _is_last(message)
         await self._send(message)
 
     async def refuse(self, reason: str) -> None:
@@ -133,8 +139,20 @@ class _Client:
         """Answer for an application that was cancelled, as far as it can still be done."""
         if not self._begun:
             await self.refuse(reason)
-        elif self.scope["type"] == "websocket" and not self._closed:
+        elif self._ended:
+            return
+        elif self.scope["type"] == "websocket":
             await self._send({"type": "websocket.close", "code": _GOING_AWAY, "reason": reason[:100]})
+        else:
+            self.was_cut_off = True
 
     def __str__(self) -> str:
         return f"{self.scope.get('method', 'WEBSOCKET')} {self.scope['path']}"
+
+
+def _is_last(message: Message) -> bool:
+    match message["type"]:
+        case "http.response.body" | "websocket.http.response.body":
+            return not message.get("more_body", False)
+        case kind:
+            return kind in {"http.response.pathsend", "websocket.close"}

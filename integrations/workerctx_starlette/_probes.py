@@ -53,16 +53,25 @@ class Probe:
         await response(scope, receive, send)
 
 
-def is_probe(scope: Scope, routes: Sequence[BaseRoute]) -> bool:
-    """Tell whether a request will be answered by a probe among these routes."""
-    if str(scope["path"]).rpartition("/")[2] not in _JUDGES:
+def may_be_probe(scope: Scope, routes: Sequence[BaseRoute] | None) -> bool:
+    """Tell whether a request may be answered by a probe: one that has its name, and is not known to go elsewhere.
+
+    Args:
+        scope: the request.
+        routes: among which it finds its own; None if they are not known.
+    """
+    if scope["type"] != "http" or str(scope["path"]).rpartition("/")[2] not in _JUDGES:
         return False
+    if routes is None:
+        return True
     for route in routes:
         match, child = route.matches(scope)
         if match is Match.FULL:
-            inner: Sequence[BaseRoute] = getattr(route, "routes", None) or ()
             found: Mapping[str, Any] = child
-            return isinstance(found.get("endpoint"), Probe) or is_probe({**scope, **child}, inner)
+            if isinstance(route, Route):
+                return isinstance(found.get("endpoint"), Probe)
+            # A mounted application that is no router, and a router of FastAPI, do not tell what is in them.
+            return may_be_probe({**scope, **child}, getattr(route, "routes", None) or None)
     return False
 
 

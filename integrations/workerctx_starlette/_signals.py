@@ -23,13 +23,18 @@ _log = logging.getLogger("workerctx")
 _CHAINED: Final = (signal.SIGTERM, signal.SIGINT)
 
 
+_live: Final[list[Chain]] = []
+"""Those of the process whose contexts have not ended, used in its main thread only."""
+_owed: Final[dict[signal.Signals, Any]] = {}
+"""Signals that would have ended the process, and what did so; due when no chain is left."""
+
+
 @define(eq=False)
 class Chain:
     """What the process did about its signals before, and what is owed to it."""
 
     _context: WorkerContext
     _before: dict[signal.Signals, Any] = field(factory=dict[signal.Signals, Any], init=False)
-    _owed: list[signal.Signals] = field(factory=list[signal.Signals], init=False)
 
     @contextmanager
     def in_front(self) -> Generator[None]:
@@ -45,21 +50,33 @@ class Chain:
         handlers = {number: signal.getsignal(number) for number in _CHAINED}
         # Ignored stays ignored; None is a handler that was not installed from Python and could not be called.
         self._before = {number: before for number, before in handlers.items() if before not in {signal.SIG_IGN, None}}
-        with stop_on_signals(self._context, *self._before, then=self._pass_on) if self._before else nullcontext():
-            yield
+        _live.append(self)
+        try:
+            with stop_on_signals(self._context, *self._before, then=self._pass_on) if self._before else nullcontext():
+                yield
+        finally:
+            self.settle()
 
     def settle(self) -> None:
-        """Let the process end as it would have: the context has drained."""
-        for number in self._owed:
-            signal.signal(number, self._before[number])
-            signal.raise_signal(number)
+        """Let the process end as it would have, if this context was the last to drain."""
+        if self in _live:
+            _live.remove(self)
+            _pay()
 
     def _pass_on(self, number: signal.Signals, frame: FrameType | None) -> None:
+        if self._context.is_finished:  # as one is that was stopped before it started
+            self.settle()
         before = self._before[number]
         if before in {signal.SIG_DFL, signal.default_int_handler}:
             # It would end the process here and now.
-            self._owed.append(number)
-            if self._context.is_finished:
-                self.settle()
+            _owed[number] = before
+            _pay()
         elif callable(before):
             before(number, frame)
+
+
+def _pay() -> None:
+    while _owed and not _live:
+        number, before = _owed.popitem()
+        signal.signal(number, before)
+        signal.raise_signal(number)

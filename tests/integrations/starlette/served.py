@@ -8,6 +8,8 @@ Usage: python served.py SERVER [GRACE]
 import asyncio
 import socket
 import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 
 import anyio
 import hypercorn.asyncio
@@ -24,7 +26,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from workerctx import WorkerContext, stop_on_signals
-from workerctx_starlette import WorkerContextMiddleware, inject, probes, worker_lifespan
+from workerctx_starlette import WorkerContextMiddleware, combine_lifespans, inject, probes, worker_lifespan
 
 
 def say(*words: object) -> None:
@@ -148,6 +150,28 @@ async def run_hypercorn(serve: object, fd: int, grace: float) -> None:
     await ctx
 
 
+async def run_hypercorn_with_two(fd: int, grace: float) -> None:
+    """Serve with two contexts and chained signals, the first of which drains at once."""
+
+    @asynccontextmanager
+    async def lingering(app: object) -> AsyncGenerator[Mapping[str, WorkerContext]]:
+        async with worker_lifespan("second", grace=grace, signals="chain")(app) as state:
+            state["second"].spawn(linger, state["second"])
+            yield state
+
+    async def linger(second: WorkerContext) -> None:
+        await second.wait_stopping()
+        await first
+        say("the first has drained")
+        await anyio.sleep(0.1)
+        say("the second has drained")
+
+    first = WorkerContext("web", grace=grace)
+    lifespan = combine_lifespans(worker_lifespan(first, signals="chain"), lingering)
+    config = Config.from_mapping(bind=[f"fd://{fd}"], graceful_timeout=60)
+    await hypercorn.trio.serve(application(lifespan), config)
+
+
 async def run_hypercorn_alone(serve: object, fd: int, grace: float, *, chained: bool) -> None:
     """Serve without a shutdown trigger."""
     lifespan = worker_lifespan("web", grace=grace, signals="chain" if chained else None)
@@ -173,6 +197,8 @@ def main(server: str, grace: str = "60") -> None:
             asyncio.run(run_hypercorn(hypercorn.asyncio.serve, fd, seconds))
         case ["hypercorn", "trio"]:
             trio.run(run_hypercorn, hypercorn.trio.serve, fd, seconds)
+        case ["hypercorn", "trio", "two"]:
+            trio.run(run_hypercorn_with_two, fd, seconds)
         case ["hypercorn", "asyncio", how]:
             asyncio.run(run_hypercorn_alone(hypercorn.asyncio.serve, fd, seconds, chained=how == "chained"))
         case ["hypercorn", "trio", how]:

@@ -138,3 +138,14 @@ def test_tracked_routes_answer_503_while_paused(client_of):
         assert client.get("/livez").status_code == 200
         client.app_state["web"].resume()
         assert client.get("/").status_code == 200
+
+
+def test_probes_of_an_included_router_answer_too(client_of):
+    """H1: routers that are included do not show their routes, and their probes still answer."""
+    app, operations = application(), APIRouter()
+    operations.routes.extend(probes())
+    app.include_router(operations, prefix="/ops")
+
+    with client_of(app) as client:
+        client.app_state["web"].pause()
+        assert client.get("/ops/livez").status_code == 200

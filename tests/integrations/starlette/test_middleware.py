@@ -10,12 +10,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from workerctx import Outcome, WorkerContext
-from workerctx.errors import AmbiguousWorker, MissingData
+from workerctx.errors import AmbiguousWorker, MissingData, TaskCancelled
 from workerctx_starlette import WorkerContextMiddleware, probes, worker_lifespan
 
 
@@ -148,15 +149,37 @@ async def test_a_request_cancelled_before_its_response_gets_503(exchange, caplog
 
 
 async def test_a_response_that_began_is_not_followed_by_another(exchange):
-    """H1: a response cancelled half-way is left as it is; the server sees that it is incomplete."""
+    """H1: a response cancelled half-way is left as it is; the server hears that it is incomplete."""
+    sent, begun = [], anyio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a part", "more_body": True})
+        begun.set()
+        await anyio.sleep_forever()
+
+    async def client():
+        with pytest.raises(TaskCancelled, match=r"GET / was cut off by the stop of worker 'web'"):
+            await exchange(WorkerContextMiddleware(app), {"web": ctx}, sent=sent)
+
+    async with anyio.create_task_group() as tasks, WorkerContext("web", grace=0) as ctx:
+        tasks.start_soon(client)
+        await begun.wait()
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert ctx.outcome is Outcome.CANCELLED
+
+
+async def test_what_goes_on_after_a_complete_response_is_cut_off_in_silence(exchange):
+    """H1: a response whose background work is cancelled was complete, and nobody hears otherwise."""
 
     async def app(begun, scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"all of it"})
         begun.set()
         await anyio.sleep_forever()
 
     sent = await run_beyond_the_deadline(exchange, app)
-    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
 
 
 async def test_an_open_websocket_is_closed_at_the_deadline(exchange):
@@ -365,6 +388,62 @@ def test_a_route_that_only_looks_like_a_probe_is_tracked(client_of):
         assert client.app_state["web"].statistics().accepted == 1
         client.get("/none/livez")
         assert client.app_state["web"].statistics().accepted == 2
+
+
+def hidden(app):
+    """A middleware that does not tell what it wraps."""
+
+    async def inner(scope, receive, send):
+        await app(scope, receive, send)
+
+    return inner
+
+
+def test_probes_answer_behind_what_does_not_tell_its_routes(client_of):
+    """H1: where the routes cannot be seen, what has the name of a probe is let through."""
+    routes = [*probes(), Mount("/health", app=hidden(Starlette(routes=probes()))), Route("/work", respond)]
+    stack = [Middleware(WorkerContextMiddleware), Middleware(hidden)]
+    with client_of(Starlette(routes=routes, lifespan=worker_lifespan("web"), middleware=stack)) as client:
+        client.app_state["web"].pause()
+        for prefix in ("", "/health"):
+            assert client.get(f"{prefix}/livez").status_code == 200
+        assert client.get("/work").status_code == 503
+
+
+def test_a_websocket_is_no_probe(client_of):
+    """H1: a websocket is tracked whatever its name."""
+
+    async def endpoint(websocket):
+        await websocket.accept()
+        await websocket.close()
+
+    with client_of(application(WebSocketRoute("/livez", endpoint))) as client:
+        with client.websocket_connect("/livez"):
+            pass
+        assert client.app_state["web"].statistics().accepted == 1
+
+
+def test_a_stream_that_is_cut_off_does_not_look_complete(client_of):
+    """H1: a middleware outside, which would end the body for the application, hears that it is not whole."""
+    begun = threading.Event()
+
+    async def parts():
+        yield "a part"
+        begun.set()
+        await anyio.sleep_forever()
+
+    async def passing(request, call_next):
+        return await call_next(request)
+
+    stack = [Middleware(BaseHTTPMiddleware, dispatch=passing), Middleware(WorkerContextMiddleware)]
+    routes = [Route("/", lambda request: StreamingResponse(parts()))]
+    app = Starlette(routes=routes, lifespan=worker_lifespan("web"), middleware=stack)
+    with ThreadPoolExecutor() as pool, client_of(app) as client:
+        answer = pool.submit(client.get, "/")
+        assert begun.wait(30)
+        client.app_state["web"].stop("deploy", grace=0)
+        with pytest.raises(TaskCancelled):
+            answer.result(30)
 
 
 def test_tracking_inside_a_mount_knows_its_probes(client_of):

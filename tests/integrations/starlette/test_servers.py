@@ -157,6 +157,16 @@ def test_hypercorn_alone_on_trio_dies_of_the_signal(serve):
     assert "background task drained" not in program.said
 
 
+def test_each_of_several_chained_contexts_drains(serve):
+    """H4: where the chained signal ends the process, it does so once the last of its contexts has drained."""
+    program = serve("hypercorn-trio-two")
+    assert program.get("/readyz").status == 200
+    program.hang_up()
+    program.send_signal(signal.SIGTERM)
+    assert program.exit_status() == -signal.SIGTERM
+    assert {"the first has drained", "the second has drained"} <= {*program.said}
+
+
 @pytest.mark.parametrize("server", ["hypercorn-asyncio", "hypercorn-trio"])
 def test_a_failed_context_ends_hypercorn(serve, server):
     """H3: a failure stops the context, which ends the server, whose exit status is that of a failure."""
