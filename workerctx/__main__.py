@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from typing import cast
 
 
 def main() -> None:
@@ -14,6 +16,9 @@ def main() -> None:
         if exc.name is None or exc.name.partition(".")[0] not in {"cyclopts", "rich", "watchfiles"}:
             raise
         sys.exit("workerctx's command line needs the 'cli' extra: pip install 'workerctx[cli]'")
+    output = cast("object", sys.stdout)
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(errors="backslashreplace")
     try:
         app()
     finally:

@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import anyio
 
-from workerctx.errors import Abort, RunCancelled, Snooze, Throttled
-from workerctx.queue import CancelReason
+from workerctx.errors import RunCancelled
+from workerctx.queue import CancelReason, CompleteLease, FailLease, ReleaseLease
 from workerctx.runtime import JobOutcome
+from workerctx.runtime.outcome import (
+    VERDICTS,
+    finish_of_cancellation,
+    finish_of_error,
+    finish_of_error_in_cancelled_run,
+    outcome_of,
+)
+from workerctx.service.describe import describe
+from workerctx.service.layers.catch import as_failure, crash_of, holds
 
 if TYPE_CHECKING:
     from workerctx import JobCtx
-
-_GIVEN_UP: Final = {
-    CancelReason.USER: JobOutcome.CANCELLED,
-    CancelReason.LEASE_LOST: JobOutcome.LOST,
-    CancelReason.SHUTDOWN: JobOutcome.RELEASED,
-    CancelReason.QUEUE_PAUSED: JobOutcome.RELEASED,
-}
+    from workerctx.queue import Finish, JobError
 
 
-def outcome_of_run(ctx: JobCtx, error: BaseException | None) -> tuple[JobOutcome, bool]:
-    """Return the outcome of a run that ended with this, and whether that is a failure of the job."""
+def outcome_of_run(ctx: JobCtx, output: object, error: BaseException | None) -> tuple[JobOutcome, JobError | None]:
+    """Return the outcome of a run that ended with this, and what the job failed with, if that is what it did."""
+    finish = _finish(ctx, output, error)
+    outcome = outcome_of(ctx.job, finish, ctx.cancel.reason)
+    has_failed = outcome in {JobOutcome.FAILED, JobOutcome.DEAD}
+    return outcome, finish.error if has_failed and isinstance(finish, FailLease) else None
+
+
+def _finish(ctx: JobCtx, output: object, error: BaseException | None) -> Finish | None:
+    """Return what the store will be told; which lease it is about does not matter here."""
     if error is None:
-        return JobOutcome.SUCCEEDED, False
-    if isinstance(error, Snooze):
-        return JobOutcome.SNOOZED, False
-    if isinstance(error, Throttled):
-        return JobOutcome.THROTTLED, False
-    given_up = _GIVEN_UP.get(_reason(ctx)) if _is_cancellation(error) else None
-    if given_up is not None:
-        return given_up, False
-    final = isinstance(error, Abort) or ctx.job.attempt >= ctx.job.max_attempts
-    return (JobOutcome.DEAD if final else JobOutcome.FAILED), True
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    """Tell whether the run ended because a scope around it was cancelled; any other cancellation is a failure."""
+        return finish_of_error("", output) if isinstance(output, VERDICTS) else CompleteLease("")
+    cancelled = anyio.current_effective_deadline() == -math.inf
     if isinstance(error, Exception):
-        return isinstance(error, RunCancelled)
-    return anyio.current_effective_deadline() == -math.inf
+        failure = as_failure(error) or error
+        if cancelled or (isinstance(failure, RunCancelled) and ctx.cancel.is_set()):
+            return finish_of_error_in_cancelled_run("", failure, _reason(ctx), ctx.job.timeout)
+        return finish_of_error("", failure)
+    if holds(error, KeyboardInterrupt):
+        return ReleaseLease("")
+    if holds(error, anyio.get_cancelled_exc_class()):
+        return (
+            finish_of_cancellation("", _reason(ctx), ctx.job.timeout) if cancelled else FailLease("", describe(error))
+        )
+    return FailLease("", describe(crash_of(error)))
 
 
 def _reason(ctx: JobCtx) -> CancelReason:

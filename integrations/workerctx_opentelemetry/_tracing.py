@@ -9,6 +9,7 @@ from opentelemetry.trace import Link, NoOpTracer, NoOpTracerProvider, ProxyTrace
 
 import workerctx
 from workerctx.service import JobCtx
+from workerctx.service.describe import describe
 from workerctx_opentelemetry._attributes import of_requests, of_run
 from workerctx_opentelemetry._outcome import outcome_of_run
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
     from workerctx import EnqueueOutcome, EnqueueRequest
+    from workerctx.queue import JobError
     from workerctx.service import Request, SendRequests
     from workerctx.service.layers import Next
 
@@ -74,10 +76,17 @@ class JobTracing:
         self, tracer: Tracer, requests: Sequence[EnqueueRequest], send: SendRequests
     ) -> Sequence[EnqueueOutcome]:
         name, attributes = of_requests(requests)
-        with tracer.start_as_current_span(name, kind=SpanKind.PRODUCER, attributes=attributes) as span:
+        producer = tracer.start_as_current_span(
+            name, kind=SpanKind.PRODUCER, attributes=attributes, record_exception=False, set_status_on_exception=False
+        )
+        with producer as span:
             headers: dict[str, str] = {}
             propagate.inject(headers)
-            outcomes = await send([each.with_options(headers=each.headers | headers) for each in requests])
+            try:
+                outcomes = await send([each.with_options(headers=each.headers | headers) for each in requests])
+            except Exception as exc:
+                _record(span, describe(exc))
+                raise
             if len(outcomes) == 1 and span.is_recording():
                 span.set_attribute("messaging.message.id", outcomes[0].id)
                 span.set_attribute("workerctx.job.deduped", outcomes[0].deduped)
@@ -87,18 +96,17 @@ class JobTracing:
         carried = propagate.extract(ctx.job.headers, context.Context())
         span, around = self._begin(tracer, ctx, request, carried)
         token = context.attach(around)
-        error: BaseException | None = None
         try:
-            return await call_next(request)
+            output = await call_next(request)
         except BaseException as exc:
-            error = exc
+            _conclude(span, ctx, None, exc)
             raise
+        else:
+            _conclude(span, ctx, output, None)
+            return output
         finally:
             context.detach(token)
-            if span.is_recording():
-                _conclude(span, ctx, error)
             span.end()
-            del error
 
     def _begin(self, tracer: Tracer, ctx: JobCtx, request: Request, carried: Context) -> tuple[Span, Context]:
         """Start the span of a run; return it, and the context in which the handler runs."""
@@ -113,10 +121,20 @@ class JobTracing:
         return span, trace.set_span_in_context(span, carried)
 
 
-def _conclude(span: Span, ctx: JobCtx, error: BaseException | None) -> None:
-    outcome, failed = outcome_of_run(ctx, error)
+def _conclude(span: Span, ctx: JobCtx, output: object, error: BaseException | None) -> None:
+    if not span.is_recording():
+        return
+    outcome, failure = outcome_of_run(ctx, output, error)
     span.set_attribute("workerctx.job.outcome", outcome.value)
-    if failed and error is not None:
-        span.set_attribute("error.type", type(error).__qualname__)
-        span.record_exception(error)
-        span.set_status(Status(StatusCode.ERROR, f"{type(error).__qualname__}: {error}"))
+    if failure is not None:
+        _record(span, failure)
+
+
+def _record(span: Span, error: JobError) -> None:
+    """Note a failure as a store keeps it, which an exception that cannot be printed does not prevent."""
+    shown = {"exception.type": error.kind, "exception.message": error.message}
+    if error.traceback is not None:
+        shown["exception.stacktrace"] = error.traceback
+    span.set_attribute("error.type", error.kind)
+    span.add_event("exception", shown)
+    span.set_status(Status(StatusCode.ERROR, str(error)))

@@ -68,9 +68,7 @@ class QueueDepth:
         ended = time.monotonic()
         pause = max(interval, _SHARE * (ended - began))
         self._next[store] = began + pause
-        if infos is None:
-            self._counts.pop(store, None)
-        else:
+        if infos is not None:
             self._counts[store] = _Count(infos, ended + _MISSED * pause)
 
     def collect(self) -> Iterator[Metric]:
@@ -79,10 +77,10 @@ class QueueDepth:
         infos = [info for count in list(self._counts.values()) if now < count.valid_until for info in count.infos]
         names = _with_room(infos, self._limit)
         depths = Counter[tuple[str, str]]()
-        paused = Counter[str]()
+        paused: dict[str, bool] = {}
         for info in infos:
             name = info.name if info.name in names else OTHER
-            paused[name] += info.paused
+            paused[name] = paused.get(name, False) or info.paused
             for state, number in info.counts.items():
                 depths[name, state.value] += number
         jobs = GaugeMetricFamily(

@@ -48,7 +48,7 @@ class WorkerMetrics:
             counted under ``other``.
         buckets: upper bounds of the durations of runs, in seconds.
         depth_interval: seconds between two questions to the store how many jobs are in its queues; None never asks. A
-            store that is slow to count is asked less often, one that fails has no figures until it answers.
+            store that is slow to count is asked less often, one that fails loses its figures after three.
 
     Attributes:
         registry: where the metrics are registered.

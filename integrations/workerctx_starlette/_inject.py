@@ -40,7 +40,9 @@ def inject(endpoint: EndpointT) -> EndpointT:
     if not asking:
         raise TypeError(_asks_for_nothing(endpoint))
     for name in asking:
-        setattr(endpoint, name, _filling(getattr(endpoint, name)))
+        filled = _filling(getattr(endpoint, name))
+        is_static = isinstance(inspect.getattr_static(endpoint, name), staticmethod)
+        setattr(endpoint, name, staticmethod(filled) if is_static else filled)
     return cast("EndpointT", endpoint)
 
 

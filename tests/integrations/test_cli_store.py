@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
+import pty
+import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,6 +147,74 @@ def test_jobs_that_a_live_worker_cannot_take(place):
     assert place.reasons(place.enqueue("hold", "--queue", "elsewhere")) == ["queue_unserved"]
     refused = place.call("enqueue", "greet", '{"nome": "typo"}')
     assert (refused.returncode, refused.stdout) == (2, "")
+
+
+@pytest.fixture
+def shell(tmp_path) -> Callable[..., tuple[int, str]]:
+    """Run a line of the shell in a folder with a store and one job in it; returns the status and what was printed."""
+    where = {**os.environ, "WORKERCTX_URL": "sqlite:///jobs.db"}
+
+    def run(line: str, **settings: str) -> tuple[int, str]:
+        program = f"{shlex.quote(sys.executable)} -m workerctx"
+        ran = subprocess.run(
+            ["sh", "-c", line.replace("workerctx", program)],
+            cwd=tmp_path,
+            env=where | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return ran.returncode, ran.stdout
+
+    assert run("workerctx enqueue greet --queue žluť --unique-key k >id")[0] == 0
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("workerctx enqueue greet; workerctx jobs cancel --kind greet <&-", 2, "nobody can be asked"),
+        ("workerctx enqueue greet - <&-", 2, "standard input is closed"),
+        ("workerctx enqueue greet --unique-key k --json 2>&- >out; python -m json.tool <out", 0, '"deduped": true'),
+        ("PYTHONIOENCODING=ascii workerctx queues list", 0, r"\u017elu\u0165"),
+        ("PYTHONIOENCODING=latin-1 workerctx queues list --json", 0, r"\u017elu\u0165"),
+        ("workerctx jobs list --storage 'postgresql://u:secret[s@127.0.0.1:1/db'", 2, "cannot be taken apart"),
+        ("workerctx jobs list --storage 'redis://u:secret℀@127.0.0.1:1/0'", 2, "cannot be taken apart"),
+        ("workerctx queues pause default --for 999999999999w", 1, "until must be"),
+    ],
+)
+def test_a_command_in_odd_surroundings(shell, line, status, said):
+    """Q13: closed streams, narrow encodings and impossible URLs are met with sentences, and no password is shown."""
+    line = line.replace("python -m json", f"{shlex.quote(sys.executable)} -m json")
+    found, printed = shell(line)
+    assert (found, said in printed) == (status, True), printed
+    assert "Traceback" not in printed
+    assert "secret" not in printed
+
+
+def test_ctrl_c_at_a_question_is_a_no(shell, tmp_path):
+    """Q13: at a terminal, Ctrl-C at a question ends the command at once, and nothing was done."""
+    shell("workerctx enqueue greet --queue žluť")
+    ours, theirs = pty.openpty()
+    asking = subprocess.Popen(
+        [*PROGRAM, "jobs", "cancel", "--kind", "greet", "--storage", "sqlite:///jobs.db"],
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
+        said = b""
+        while b"[y/N]" not in said:
+            said += terminal.read(100)
+        time.sleep(0.2)
+        terminal.write(b"\x03")
+        assert asking.wait(PATIENCE) == 130
+    assert '"queued": 2' in shell("workerctx queues list --json")[1]
 
 
 def test_a_busy_worker_and_a_job_that_is_cancelled_on_it(place):

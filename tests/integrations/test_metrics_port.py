@@ -61,6 +61,21 @@ def test_a_worker_process_answers_scrapes(tmp_path: Path, backend: str) -> None:
         assert process.returncode == 0
 
 
+def test_each_of_several_processes_says_where_its_metrics_are(tmp_path: Path) -> None:
+    """With port 0 nobody could guess."""
+    with worker(tmp_path, "--metrics-port", "0", "--processes", "2") as process:
+        assert process.stderr is not None
+        said = (re.search(r"metrics +(http://127\.0\.0\.1:\d+/metrics)", line) for line in process.stderr)
+        pages = {found[1] for _, found in zip(range(2), filter(None, said), strict=False)}
+        assert len(pages) == 2
+        for page in pages:
+            with urllib.request.urlopen(page, timeout=20) as answer:
+                assert "workerctx_worker_state{" in answer.read().decode()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+
+
 def test_a_port_that_is_taken_is_a_sentence(tmp_path: Path) -> None:
     """The command ends with status 2 and names the port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

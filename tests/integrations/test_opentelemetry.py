@@ -16,6 +16,7 @@ from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode, TraceF
 from workerctx import JobCtx, JobRegistry, WorkerConfig, WorkerLoop
 from workerctx.errors import Abort, InvalidRequest, RetryAfter, Snooze, Throttled
 from workerctx.queue import Constant, EnqueueRequest
+from workerctx.runtime import JobFinished
 from workerctx.service.layers import Retry
 from workerctx_opentelemetry import JobTracing
 
@@ -203,6 +204,89 @@ async def test_each_end_of_a_run_has_an_outcome_and_failures_a_status(
     assert not ran["snoozed"].events
 
 
+async def test_a_failure_that_cannot_be_printed_is_the_same_with_tracing(
+    registry: Any, tracing: JobTracing, spans: Any, hurried: WorkerConfig
+) -> None:
+    """W7: tracing changes nothing about how a job fails, and its span ends whatever it failed with."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    jobs = registry(tracing)
+
+    @jobs.register(max_attempts=1)
+    async def work() -> None:
+        raise Mute
+
+    async with jobs:
+        handle = await work.enqueue()
+        await burst(jobs, hurried)
+        stored = (await jobs.storage.jobs.get(handle.id)).error
+    (ran,) = spans(SpanKind.CONSUMER)
+    assert stored.kind == ran.attributes["error.type"] == Mute.__qualname__
+    assert stored.message == ran.events[0].attributes["exception.message"]
+
+
+@pytest.mark.parametrize("word", [Snooze(60), Throttled(60), None])
+async def test_the_outcome_is_also_that_of_a_returned_verdict(
+    word: Any, registry: Any, tracing: JobTracing, spans: Any, hurried: WorkerConfig
+) -> None:
+    """W7: what a handler returns can say how the job goes on."""
+    jobs = registry(tracing)
+    told: list[str] = []
+
+    @jobs.register
+    async def work() -> Any:
+        return word
+
+    async with jobs:
+        await work.enqueue()
+        loop = WorkerLoop(jobs, hurried)
+        loop.context.listen(lambda _, event: told.append(event.outcome.value), JobFinished)
+        await loop.run(burst=True)
+    (ran,) = spans(SpanKind.CONSUMER)
+    assert [ran.attributes["workerctx.job.outcome"]] == told
+
+
+@pytest.mark.parametrize("how", ["user", "stop", "timeout"])
+@pytest.mark.parametrize("last_words", [ConnectionError("in the cleanup"), Snooze(60), Abort("no use")])
+async def test_the_outcome_of_a_cancelled_run_is_that_of_its_loop(
+    how: str,
+    last_words: Exception,
+    registry: Any,
+    tracing: JobTracing,
+    spans: Any,
+    hurried: WorkerConfig,
+    eventually: Any,
+) -> None:
+    """W7: whatever a handler raises while it is cancelled, the span says of the job what its loop says."""
+    jobs = registry(tracing)
+    told: list[str] = []
+
+    @jobs.register(timeout=0.2 if how == "timeout" else None)
+    async def work() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise last_words
+
+    async with jobs:
+        handle = await work.enqueue()
+        loop = WorkerLoop(jobs, hurried.with_options(grace=0))
+        loop.context.listen(lambda _, event: told.append(event.outcome.value), JobFinished)
+        with anyio.fail_after(20):
+            async with loop:
+                await eventually(lambda: loop.in_flight == 1)
+                if how == "user":
+                    await handle.cancel()
+                if how != "stop":
+                    await eventually(lambda: told)
+    (ran,) = spans(SpanKind.CONSUMER)
+    assert [ran.attributes["workerctx.job.outcome"]] == told
+    assert (ran.status.status_code is StatusCode.ERROR) == (told[0] in {"failed", "dead"})
+
+
 async def test_each_attempt_is_a_run(registry: Any, tracing: JobTracing, spans: Any, hurried: WorkerConfig) -> None:
     """Q3: runs of one job have its id, count attempts, and link to the same enqueueing; the last failure is dead."""
     jobs = registry(tracing)
@@ -338,6 +422,7 @@ async def test_an_enqueueing_that_is_refused_is_an_error(registry: Any, tracing:
             await jobs.enqueue(EnqueueRequest("work", depends_on=["nobody"]))
     (sent,) = spans(SpanKind.PRODUCER)
     assert sent.status.status_code is StatusCode.ERROR
+    assert sent.attributes["error.type"] == "InvalidRequest"
     assert [event.name for event in sent.events] == ["exception"]
 
 

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from workerctx import JobRegistry, WorkerConfig, WorkerContext, WorkerLoop
-from workerctx.errors import Abort, WorkerError
+from workerctx.errors import Abort, StoreUnavailable, WorkerError
 from workerctx.queue import Constant, QueuedJob
 from workerctx.runtime import JobLost, LoopBlocked, RunOverran, StoreFailed
 from workerctx_prometheus import WorkerMetrics, serve_metrics
@@ -177,6 +177,47 @@ async def test_queue_depth_is_asked_now_and_then(
             return bool((await scraped(metrics))("workerctx_queue_jobs", queue="elsewhere", state="queued") == 8)
 
         await eventually(counted_again)
+
+
+async def test_what_shares_a_series_is_paused_if_one_of_it_is(
+    jobs: JobRegistry, hurried: WorkerConfig, scraped: Any, eventually: Any
+) -> None:
+    """Whether something is paused is a yes or a no, also where queues share a series."""
+    for name in ("one", "two", "three"):
+        await jobs.storage.jobs.pause_queue(name)
+    loop = WorkerLoop(jobs, hurried)
+    metrics = WorkerMetrics(depth_interval=0.05, max_series=1).attach(loop)
+
+    async def shared() -> bool:
+        return (await scraped(metrics))("workerctx_queue_paused", queue="other") is not None
+
+    async with loop:
+        await eventually(shared)
+        page = await scraped(metrics)
+    assert page("workerctx_queue_paused", queue="other") == 1
+
+
+async def test_figures_of_the_depth_outlive_a_store_that_hesitates(
+    jobs: JobRegistry, hurried: WorkerConfig, scraped: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that fails takes nothing away: the figures hold for three rounds."""
+    await handler(jobs, "fine").with_options(delay=3600).enqueue()
+    loop = WorkerLoop(jobs, hurried)
+    metrics = WorkerMetrics(depth_interval=3600).attach(loop)
+    depth: Any = metrics._depth
+
+    async def refuse(_: object) -> Any:
+        raise StoreUnavailable("not now")
+
+    async def shown() -> bool:
+        return (await scraped(metrics))("workerctx_queue_jobs", state="scheduled") == 1
+
+    async with loop:
+        await eventually(shown)
+        monkeypatch.setattr(type(jobs.storage.jobs), "queues", refuse)
+        depth._next.clear()
+        await depth.look(loop, loop.context, None)
+        assert await shown()
 
 
 async def test_depth_can_be_left_to_others(jobs: JobRegistry, hurried: WorkerConfig, scraped: Any) -> None:

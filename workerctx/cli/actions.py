@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
@@ -91,8 +92,20 @@ def confirm_text(out: Output, what: str, *, yes: bool) -> None:
     out.note(what)
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison] - None if it was closed
         raise CommandError("nothing was done, as nobody can be asked here: pass --yes to do it")
     out.note("Go on? [y/N]")
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+    if _answer().strip().lower() not in {"y", "yes"}:
         raise WorkerError("nothing was done")
+
+
+def _answer() -> str:
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        return sys.stdin.readline()
+    # The event loop's handler would only note Ctrl-C, and the line would be waited for.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, before)

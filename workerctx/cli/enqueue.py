@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
 from cyclopts import Parameter
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from workerctx.cli.store import StoreOptions, guarded, on_store
 from workerctx.cli.values import Duration, Moment, Whole, parse_headers
 from workerctx.errors import CommandError
-from workerctx.queue import EnqueueRequest, decode_json, encode_json
+from workerctx.queue import EnqueueRequest, decode_json
 
 if TYPE_CHECKING:
     from workerctx.cli.output import Output
@@ -115,9 +115,11 @@ def _add(request: EnqueueRequest, store: StoreOptions) -> int:
 def _decode(text: str | None) -> Any:
     if text is None:
         return {}
+    if text == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - None if it was closed
+        raise CommandError("standard input is closed, and the payload was to come from there")
     try:
         return decode_json(sys.stdin.read() if text == "-" else text)
-    except (msgspec.DecodeError, UnicodeError) as exc:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise CommandError(f'the payload is not JSON: {exc}; write for example \'{{"path": "a.jpg"}}\'') from exc
 
 
@@ -133,5 +135,4 @@ def _checked(registry: JobRegistry, kind: str, payload: Any) -> EnqueueRequest:
         raise CommandError(f"the registry has no handler for {kind!r}; it has {', '.join(sorted(registry.kinds))}")
     if not isinstance(payload, dict):
         raise CommandError("the payload must be a JSON object with the handler's arguments by name")
-    handler.contract.payload.check(encode_json(payload))
-    return handler.request(**payload)
+    return handler.request_of(cast("dict[str, Any]", payload))

@@ -126,8 +126,10 @@ def gateway(
     announcer = Announcer()
     try:
         announcer = (logs or LogOptions()).set_up()
+        health = health or HealthOptions()
+        health.check()
         server = _listen(storage, host=host, port=port, grace=grace, **asdict(admission or AdmissionOptions()))
-        return _serve(server, storage or [], grace, health or HealthOptions(), announcer)
+        return _serve(server, storage or [], grace, health, announcer)
     except CommandError as exc:
         return announcer.complain(exc, 2)
     except WorkerError as exc:

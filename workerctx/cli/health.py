@@ -69,6 +69,15 @@ class HealthOptions:
         ),
     ] = 30.0
 
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            CommandError: It does.
+        """
+        if not self.stuck_after > 0:
+            raise CommandError("--stuck-after must be more than 0 seconds")
+
 
 class Verdict(msgspec.Struct, frozen=True):
     """The answer to one question about a worker, and why."""

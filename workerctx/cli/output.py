@@ -5,6 +5,7 @@ Results go to standard output, everything said about them to standard error.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from datetime import UTC, datetime
@@ -36,7 +37,12 @@ class Output:
 
     def document(self, value: Any) -> None:
         """Print the one JSON document of a command; keys that are enums become their values."""
-        self.line(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        try:
+            text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            text = json.dumps(json.loads(text), indent=2)  # which escapes what is not ASCII
+        self.line(text)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table: fitted to a terminal, and with nothing cut or wrapped for a pipe or file."""
@@ -57,7 +63,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """Say something about the result."""
-        print(text, file=sys.stderr)  # noqa: T201 - a command's output
+        _say(text)
 
     def _aligned(self, rows: Sequence[Sequence[str]]) -> None:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -67,8 +73,13 @@ class Output:
 
 def complain(error: Exception | str, status: int) -> int:
     """Say what is wrong in one sentence and hand back the exit status."""
-    print(f"workerctx: {error}", file=sys.stderr)  # noqa: T201 - a command's output
+    _say(f"workerctx: {error}")
     return status
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison] - it is None if it was closed
+        print(text, file=sys.stderr)  # noqa: T201 - a command's output
 
 
 def local_time(moment: float | None) -> str:
@@ -77,7 +88,7 @@ def local_time(moment: float | None) -> str:
         return "-"
     try:
         return datetime.fromtimestamp(moment, UTC).astimezone().isoformat(timespec="seconds")
-    except (ValueError, OverflowError):  # no year of ISO 8601; stores keep some thousand more
+    except (ValueError, OverflowError, OSError):  # no year of ISO 8601; stores keep some thousand more
         return f"{moment:.0f} s after 1970"
 
 

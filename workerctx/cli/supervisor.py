@@ -39,6 +39,9 @@ _log = logging.getLogger("workerctx")
 _MARGIN: Final = 2.0
 """Seconds that a process has for ending itself at its own hard limit, with its stacks printed, before it is killed."""
 
+_LONGEST_WAIT: Final = 86400.0
+"""Seconds to wait for news at a time: some platforms refuse more than they can count."""
+
 _ANSWER_LIMIT: Final = 0.8
 """Seconds in which all processes have to say how they fare; a probe often waits for no more than one."""
 
@@ -206,7 +209,7 @@ class Supervisor:
     def _wait_for_news(self) -> None:
         moments = [place.due for place in self._places if place.due is not None]
         moments += [place.child.kill_at for place in self._places if place.child and place.child.kill_at is not None]
-        left = max(0.0, min(moments) - time.monotonic()) if moments else None
+        left = min(max(0.0, min(moments) - time.monotonic()), _LONGEST_WAIT) if moments else None
         try:
             act = self._news.get(timeout=left)
         except queue.Empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -104,11 +105,14 @@ class WorkerCommand:
             return announcer.complain(exc, 1)
 
     def _check(self) -> None:
+        self.health.check()
         size = self.processes.processes
         for wrong, complaint in (
             (size is not None and size < 1, f"--processes must be at least 1, not {size}"),
-            (self.processes.restart_delay < 0, "--restart-delay must not be negative"),
-            (self.health.stuck_after <= 0, "--stuck-after must be more than 0 seconds"),
+            (
+                not 0 <= self.processes.restart_delay < math.inf,
+                "--restart-delay must be a number of seconds, and not negative",
+            ),
             (self.burst and self.reload.wanted, "--burst and --reload do not go together: leave one of them out"),
             (
                 self.remote.lacks_gateway,
@@ -180,19 +184,19 @@ class WorkerCommand:
                 line.attach(monitor, health)
             elif self.health.port is not None:
                 server = stack.enter_context(HealthServer(self.health, lambda: {name: health()}))
-            facts = self._worker_facts(jobs, server)
+            number = 1 if line is None else line.number
+            facts = self._worker_facts(jobs, server) if number == 1 else {}  # the others would say the same
             if isinstance(worker, _Looping):
-                facts |= stack.enter_context(self.metrics.serving(worker.loop, 1 if line is None else line.number))
-            if line is None or line.number == 1:  # the others say the same
+                facts |= stack.enter_context(self.metrics.serving(worker.loop, number))
+            if facts:
                 announcer.say(f"workerctx {workerctx.__version__} worker {name}", facts)
             try:
-                anyio.run(serve, backend=self.backend)
+                with suppress(KeyboardInterrupt):  # see above
+                    anyio.run(serve, backend=self.backend)
             except MonitorFailed as exc:
                 failure = exc.failures[-1][1]
                 announcer.say(f"the worker failed: {in_words(failure)}")
                 return DENIED if isinstance(failure, SessionDenied) else 1
-            except KeyboardInterrupt:  # see above
-                pass
             announcer.say(f"worker {name} stopped: {worker.context.reason}")
         return 0
 

@@ -52,10 +52,17 @@ class StoreURL:
         """Take a URL apart.
 
         Raises:
-            InvalidRequest: It is no URL, it has a ``#``, something behind its ``?`` cannot be an option, or its
-                namespace is empty, too long or has characters other than letters, digits, ``-``, ``_`` and ``.``.
+            InvalidRequest: It is no URL or cannot be taken apart, it has a ``#``, something behind its ``?`` cannot be
+                an option, or its namespace is empty, too long or has characters other than letters, digits, ``-``,
+                ``_`` and ``.``.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # which may quote a password
+            raise InvalidRequest(
+                "the store URL cannot be taken apart: write %5B and %5D for brackets in a name or password, and what is"
+                " no ASCII in percent-encoding, too"
+            ) from None
         if not parts.scheme:
             raise InvalidRequest(f"{url!r} is not a store URL: write for example sqlite:///jobs.db or memory://")
         if "#" in url:

@@ -14,7 +14,7 @@ from workerctx.service.sending import send_one
 from workerctx.service.sync import SyncJobHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from workerctx.queue import Storage
     from workerctx.queue.request import RequestOptions
@@ -121,12 +121,21 @@ class JobHandler(Generic[P, R]):
             InvalidArguments: They do not fit the signature, in number, name or type; it is a `TypeError`.
             InvalidRequest: They cannot be stored.
         """
-        place, payload = self.place, self.contract.payload
+        return self.request_of(self.contract.payload.bind(args, kwargs))
+
+    def request_of(self, arguments: Mapping[str, Any]) -> EnqueueRequest:
+        """Return the request for a job with these arguments by name, as data from elsewhere has them.
+
+        Raises:
+            InvalidArguments: They do not fit the signature, in name or type.
+            InvalidRequest: They cannot be stored.
+        """
+        place = self.place
         options = dict(self._defaults)
         if "queue" not in options:
             options["queue"] = place.owner.router.route(place.kind)
-        request = EnqueueRequest(place.kind, payload.bind(args, kwargs), **options)
-        payload.check(request.payload_json)
+        request = EnqueueRequest(place.kind, dict(arguments), **options)
+        self.contract.payload.check(request.payload_json)
         return request
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TypedJobHandle[R]:

@@ -89,7 +89,11 @@ class Endpoint(HTTPEndpoint):
         return PlainTextResponse(mailer.name)
 
     async def put(self, request: Request) -> Response:
-        return PlainTextResponse("nothing to inject")
+        return PlainTextResponse(self.signed("nothing to inject", worker=WorkerContext("nobody")))
+
+    @staticmethod
+    def signed(text: str, worker: WorkerContext) -> str:
+        return f"{text} for {worker.name}"
 
 
 @inject
@@ -154,7 +158,7 @@ def test_each_method_of_a_class_gets_what_it_asks_for(client_of):
     """H2: the methods of an endpoint class, its own and inherited ones, sync and async, are filled by annotation."""
     with client_of(application(Route("/", Inheriting))) as client:
         answers = [client.request(method, "/").text for method in ("GET", "POST", "PUT", "DELETE")]
-    assert answers == ["web", "web", "nothing to inject", "web"]
+    assert answers == ["web", "web", "nothing to inject for nobody", "web"]
 
 
 def test_a_websocket_function_gets_the_context(client_of):

@@ -48,6 +48,17 @@ def test_a_second_signal_ends_the_grace_of_all(start: Any, enqueue: Any, job: An
     assert [(job(each).state, job(each).attempt) for each in ids] == [(JobState.QUEUED, 0)] * 2
 
 
+@pytest.mark.parametrize("grace", ["inf", "1e12"])
+def test_a_grace_longer_than_any_clock(start: Any, enqueue: Any, job: Any, grace: str) -> None:
+    """W3, L33: a supervisor waits as long as it was told to, however long that is."""
+    (running,) = enqueue("patient")
+    worker = start(*TWO, "--grace", grace)
+    worker.wait_for("waiting")
+    worker.signal(signal.SIGTERM)
+    assert worker.ends() == 0, worker.output
+    assert job(running).result == "in peace"
+
+
 def test_a_stop_that_comes_twice_is_one_stop(start: Any, enqueue: Any, job: Any) -> None:
     """L33: a service manager that signals every process of the group does not end the grace by that."""
     (running,) = enqueue("patient")
@@ -218,7 +229,10 @@ def test_a_log_level_leaves_out_what_is_less_urgent(start: Any, enqueue: Any) ->
         (["--processes", "0"], {}, "--processes must be at least 1, not 0"),
         ([], {"WORKERCTX_PROCESSES": "0"}, "--processes must be at least 1, not 0"),
         (["--processes", "many"], {}, "many"),
-        (["--processes", "2", "--restart-delay", "-1"], {}, "--restart-delay must not be negative"),
+        (["--processes", "2", "--restart-delay", "-1"], {}, "--restart-delay must be a number of seconds"),
+        (["--processes", "2", "--restart-delay", "nan"], {}, "--restart-delay must be a number of seconds"),
+        (["--processes", "2", "--restart-delay", "inf"], {}, "--restart-delay must be a number of seconds"),
+        (["--stuck-after", "nan"], {}, "--stuck-after must be more than 0 seconds"),
         (["--stuck-after", "0"], {}, "--stuck-after must be more than 0 seconds"),
         (["--burst", "--reload"], {}, "--burst and --reload do not go together"),
         (["--reload", "--reload-dir", "nowhere"], {}, "there is no folder"),

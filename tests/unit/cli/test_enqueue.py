@@ -41,6 +41,26 @@ def test_the_id_is_printed(cli, job):
     )
 
 
+def test_arguments_that_no_call_could_name(cli, app, job, tmp_path):
+    """A payload holds arguments by name, those among them that are taken by position only."""
+    with (tmp_path / "my_app.py").open("a", encoding="utf-8") as source:
+        source.write("\n@jobs.register\nasync def turn(self: int, /, by: int = 90) -> None: ...\n")
+    ran = cli("enqueue", "turn", '{"self": 1}', "--app", app)
+    assert (ran.status, ran.err) == (0, "")
+    assert job(ran.out.strip()).payload == {"self": 1}
+    ran = cli("enqueue", "turn", '{"self": 1, "to": 2}', "--app", app)
+    assert (ran.status, ran.out) == (2, "")
+    assert "to" in ran.err
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_json_too_deep_to_read(cli, depth):
+    """Q13: a payload that cannot be read is a sentence, however it cannot."""
+    ran = cli("enqueue", "resize", "[" * depth)
+    assert ran.status == 2
+    assert "the payload is not JSON" in ran.err
+
+
 def test_every_option_arrives(cli, add, job):
     """Each option is the field of the job that it names."""
     parent = add()

@@ -56,6 +56,7 @@ def test_a_gateway_without_authentication_does_not_start(capsys):
     ("words", "sentence"),
     [
         (["gateway", "--token-file", "tokens"], "needs a store"),
+        ([*GATEWAY, "--token-file", "tokens", "--stuck-after", "0"], "--stuck-after must be more than 0 seconds"),
         ([*GATEWAY, "--token-file", "nowhere"], "cannot be read"),
         ([*GATEWAY, "--token-file", "tokens", "--certificate-file", "tokens"], "give one of the two"),
         ([*GATEWAY, "--certificate-file", "tokens"], "add --client-ca"),
@@ -78,7 +79,7 @@ def test_a_gateway_without_authentication_does_not_start(capsys):
         (["worker", "remote_app:jobs", "--token-file", "tokens"], "name it with --remote"),
         (["worker", "remote_app:jobs", "--tls-ca", "remote_app.py"], "name it with --remote"),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_what_makes_no_sense_is_refused(capsys, here, words, sentence):
     """Q13, H5: each mistake has its sentence, and exit status 2."""
