@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.integrations.proxy import Proxy
 from workerctx import WorkerConfig
+from workerctx.errors import StoreClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from workerctx.queue import Storage
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -25,6 +29,27 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def hurried() -> WorkerConfig:
     """Settings with short intervals."""
     return WorkerConfig(concurrency=4, heartbeat=0.05, reap_interval=0.1, grace=10)
+
+
+@pytest.fixture
+def opened_again(eventually: Any) -> Callable[[Storage], AbstractAsyncContextManager[None]]:
+    """Open a storage that somebody has just left, as soon as the last of its threads has closed it."""
+
+    @asynccontextmanager
+    async def opened_again(storage: Storage) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+
+            async def opens() -> bool:
+                try:
+                    await stack.enter_async_context(storage)
+                except StoreClosed:
+                    return False
+                return True
+
+            await eventually(opens)
+            yield
+
+    return opened_again
 
 
 @pytest.fixture

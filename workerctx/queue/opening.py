@@ -68,14 +68,19 @@ class Opening:
             if left.is_set():
                 return
             self._is_starting = True
+        opened = False
         try:
             self._start(left.is_set)
-            self.is_open = True
+            opened = True
         finally:
             with self._lock:
-                self._is_starting = False
-            if left.is_set():
-                self._close()
+                if not left.is_set():
+                    self._is_starting, self.is_open = False, opened
+            if self._is_starting:  # who wanted it has gone, and left the closing to this thread
+                try:
+                    self._close()
+                finally:
+                    self._is_starting = False
 
     def _end(self) -> None:
         with self._lock:

@@ -177,7 +177,7 @@ async def test_fifty_connections_on_the_same_jobs(postgres_url):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_an_opening_that_is_cancelled_natively(own_postgres, eventually):
+async def test_an_opening_that_is_cancelled_natively(own_postgres, eventually, opened_again):
     """Q15: what asyncio.timeout leaves behind closes itself, and the same storage can be opened again."""
     storage = connect(f"{own_postgres.url}&namespace={new_id()}")
     async with connect(own_postgres.url):
@@ -201,5 +201,5 @@ async def test_an_opening_that_is_cancelled_natively(own_postgres, eventually):
         other.rollback()
         await eventually(lambda: backends() == 0)
         await eventually(lambda: stores_threads() == before)
-    async with storage:
+    async with opened_again(storage):
         await storage.jobs.enqueue(EnqueueRequest("a"))

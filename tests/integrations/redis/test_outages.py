@@ -102,7 +102,7 @@ async def test_a_stalled_network_is_given_up(redis_server, proxy_of):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_an_opening_that_is_cancelled_natively(redis_server, proxy_of):
+async def test_an_opening_that_is_cancelled_natively(redis_server, proxy_of, opened_again):
     """Q15: what asyncio.timeout leaves behind closes itself, and the same storage can be opened again."""
     proxy = proxy_of(("127.0.0.1", redis_server.port))
     storage = connect(through(proxy, prefix="left"))
@@ -123,7 +123,7 @@ async def test_an_opening_that_is_cancelled_natively(redis_server, proxy_of):
         with pytest.raises(StoreClosed, match="about to be"):  # two openings would close each other
             await storage.__aenter__()
     await wait_until(is_idle, PATIENCE)
-    async with storage:
+    async with opened_again(storage):
         await storage.jobs.enqueue(EnqueueRequest("work"))
 
 
