@@ -167,8 +167,8 @@ class Throttled(WorkerError):
     """
 
     def __init__(self, retry_after: float, scope: str | None = None) -> None:
-        super().__init__(f"throttled{f' by {scope!r}' if scope else ''}: try again in {retry_after:.3f} s")
-        self.retry_after = retry_after
+        self.retry_after = float(retry_after)
+        super().__init__(f"throttled{f' by {scope!r}' if scope else ''}: try again in {self.retry_after:.3f} s")
         self.scope = scope
 
 
@@ -263,8 +263,8 @@ class RetryAfter(WorkerError):
     """
 
     def __init__(self, seconds: float, reason: str = "the handler asked for it") -> None:
-        super().__init__(f"to be run again in {seconds:g} s: {reason}")
-        self.seconds = seconds
+        self.seconds = float(seconds)
+        super().__init__(f"to be run again in {self.seconds:g} s: {reason}")
 
 
 class Snooze(WorkerError):
@@ -275,8 +275,8 @@ class Snooze(WorkerError):
     """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"put off for {seconds:g} s")
-        self.seconds = seconds
+        self.seconds = float(seconds)
+        super().__init__(f"put off for {self.seconds:g} s")
 
 
 class RunCancelled(WorkerError):

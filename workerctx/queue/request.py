@@ -30,26 +30,46 @@ _NO_NAMES: Final[tuple[str, ...]] = ()
 
 
 def as_seconds(value: Seconds) -> float:
-    """Return a duration in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else value
+    """Return a duration in seconds.
+
+    Raises:
+        InvalidRequest: It is no number and no timedelta.
+    """
+    return value.total_seconds() if isinstance(value, timedelta) else _as_number(value, "a length of time")
 
 
 def optional_seconds(value: Seconds | None) -> float | None:
-    """Return a duration in seconds, or None."""
+    """Return a duration in seconds, or None.
+
+    Raises:
+        InvalidRequest: It is neither a number nor a timedelta nor None.
+    """
     return None if value is None else as_seconds(value)
+
+
+def _as_number(value: float, what: str) -> float:
+    # A Decimal, say, is stored in a way in which it cannot be read back.
+    if type(value) is float:
+        return value
+    try:
+        if not isinstance(value, bool | str | bytes | bytearray):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InvalidRequest(f"{what} is a number of seconds, got {value!r}")
 
 
 def as_moment(value: Moment | None) -> float | None:
     """Return a point in time in seconds since the epoch, or None.
 
     Raises:
-        InvalidRequest: A datetime has no time zone.
+        InvalidRequest: A datetime has no time zone, or it is neither that nor a number nor None.
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidRequest(f"{value!r} has no time zone: pass an aware datetime or seconds since the epoch")
         return value.timestamp()
-    return value
+    return None if value is None else _as_number(value, "a moment")
 
 
 def as_names(value: Iterable[str]) -> tuple[str, ...]:
@@ -212,9 +232,7 @@ class EnqueueRequest:
         for what, moment in (("run_at", self.run_at), ("expires_at", self.expires_at)):
             if moment is not None:
                 check_moment(what, moment)
-        if self.timeout is not None and not (
-            self.timeout is not True and math.isfinite(self.timeout) and self.timeout > 0
-        ):
+        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout > 0):
             raise InvalidRequest(f"timeout must be more than 0 seconds or None, got {self.timeout}")
 
     def _check_collections(self) -> None:

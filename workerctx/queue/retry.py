@@ -50,7 +50,7 @@ class Constant(RetryPolicy, frozen=True, tag="constant"):
     base: float = 5.0
 
     def __post_init__(self) -> None:
-        _check(self.base, self.base)
+        _check(self, self.base, self.base)
 
     def full_delay(self, retry: int) -> float:  # noqa: ARG002 - the same for each retry
         """Return ``base``."""
@@ -64,7 +64,7 @@ class Linear(RetryPolicy, frozen=True, tag="linear"):
     cap: float = 900.0
 
     def __post_init__(self) -> None:
-        _check(self.base, self.cap)
+        _check(self, self.base, self.cap)
 
     def full_delay(self, retry: int) -> float:
         """Return ``base * retry``, at most ``cap``."""
@@ -78,7 +78,7 @@ class Exponential(RetryPolicy, frozen=True, tag="exponential"):
     cap: float = 900.0
 
     def __post_init__(self) -> None:
-        _check(self.base, self.cap)
+        _check(self, self.base, self.cap)
 
     def full_delay(self, retry: int) -> float:
         """Return ``base * 2 ** (retry - 1)``, at most ``cap``."""
@@ -86,7 +86,13 @@ class Exponential(RetryPolicy, frozen=True, tag="exponential"):
         return min(self.cap, self.base * 2.0**exponent)
 
 
-def _check(base: float, cap: float) -> None:
+def _check(policy: RetryPolicy, base: float, cap: float) -> None:
+    # Callers may be untyped, and a policy that cannot be read back holds up all jobs that are claimed with its own.
+    if not isinstance(policy.jitter, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"jitter is True or False, got {policy.jitter!r}")
+    for seconds in (base, cap):
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidRequest(f"a backoff is made of numbers of seconds, got {seconds!r}")
     if not 0 <= base <= cap <= LONGEST_WAIT:
         raise InvalidRequest(
             f"a backoff needs 0 <= base <= cap <= {LONGEST_WAIT:.0f} seconds; got base={base}, cap={cap}"

@@ -99,8 +99,9 @@ class Schedule:
             return following if following > moment else (ticks + 1) * self.every
         assert self.cron is not None
         start = datetime.fromtimestamp(moment, ZoneInfo(self.timezone))
-        tick = next(CronSim(self.cron, start), None)
-        return None if tick is None else tick.timestamp()
+        # In the hour that comes twice CronSim does not tell the second time from the first, whose tick was before.
+        moments = (tick.timestamp() for tick in CronSim(self.cron, start))
+        return next((tick for tick in moments if tick > moment), None)
 
     def due(self, now: float) -> DueTicks:
         """Decide what fires at ``now``, given ``next_fire_at``.

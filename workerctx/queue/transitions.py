@@ -166,8 +166,10 @@ def check_wait(seconds: float, what: str = "a wait") -> None:
         what: How the value is called in an error message.
 
     Raises:
-        InvalidRequest: It is negative, NaN, or longer than any store can keep.
+        InvalidRequest: It is no number, negative, NaN, or longer than any store can keep.
     """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidRequest(f"{what} is a number of seconds, got {seconds!r}")
     if not 0 <= seconds <= LONGEST_WAIT:
         raise InvalidRequest(f"{what} is 0 to {LONGEST_WAIT:.0f} seconds, got {seconds}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from workerctx.errors import Abort, RetryAfter, RunCancelled, Snooze, Throttled
+from workerctx.errors import Abort, InvalidRequest, RetryAfter, RunCancelled, Snooze, Throttled
 from workerctx.queue import (
     CancelReason,
     CompleteLease,
@@ -14,6 +14,7 @@ from workerctx.queue import (
     SnoozeLease,
     ThrottleLease,
 )
+from workerctx.queue.transitions import check_finish
 from workerctx.runtime.events import JobOutcome
 from workerctx.service.describe import describe
 
@@ -33,7 +34,16 @@ _NOT_THE_HANDLERS_FAULT: Final = (CancelReason.SHUTDOWN, CancelReason.QUEUE_PAUS
 
 
 def finish_of_error(lease_id: str, error: Exception) -> Finish:
-    """Translate what a handler raised, or returned in place of an output."""
+    """Translate what a handler raised, or returned in place of an output; what no store could keep is a failure."""
+    finish = _verdict(lease_id, error)
+    try:
+        check_finish(finish)
+    except InvalidRequest as exc:  # such as a wait of NaN seconds
+        return FailLease(lease_id, describe(exc))
+    return finish
+
+
+def _verdict(lease_id: str, error: Exception) -> Finish:
     match error:
         case Snooze():
             return SnoozeLease(lease_id, error.seconds)

@@ -27,7 +27,9 @@ def describe(error: BaseException) -> JobError:
         message = str(error) or name
         own = own_traceback(error)
         text = "".join(traceback.format_exception(type(error), error, own, limit=-_MAX_FRAMES))
-    except Exception as exc:  # noqa: BLE001 - whatever an exception does when it is printed, its job has failed
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - whatever an exception does when it is printed, its job has failed
         message = text = f"{name}, which cannot be printed ({type(exc).__name__})"
     if len(text) > _MAX_TRACEBACK:
         half = _MAX_TRACEBACK // 2

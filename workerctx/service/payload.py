@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 import msgspec
 from attrs import frozen
@@ -94,7 +94,7 @@ class Result:
             return cls(Any, custom=False)
         try:
             custom = custom_types(annotation)
-        except TypeError:
+        except (TypeError, NameError):  # a name in it may be known to type checkers only
             return cls(Any, custom=True)
         return cls(annotation if all(map(_can_decode, custom)) else Any, custom=bool(custom))
 
@@ -112,15 +112,16 @@ class Result:
 
     def decode(self, raw: bytes) -> Any:
         """Return an output from its stored form; one that does not fit the annotation stays plain JSON."""
-        value = decode_json(raw)
-        try:
-            return self.restore(value)
-        except msgspec.ValidationError:
-            return value
+        return self.restore(decode_json(raw))
 
     def restore(self, value: Any) -> Any:
-        """Return an output from its JSON value."""
-        return value if self.hint is Any else msgspec.convert(value, self.hint, dec_hook=from_json)
+        """Return an output from its JSON value; one that does not fit the annotation stays as it is."""
+        if self.hint is Any:
+            return value
+        try:
+            return msgspec.convert(value, self.hint, dec_hook=from_json, str_keys=True)
+        except msgspec.ValidationError:
+            return value
 
 
 @frozen(eq=False)
@@ -154,7 +155,10 @@ class Payload:
             hint = Any if hint is parameter.empty or hint is object else hint
             custom |= _check_type(where, parameter.name, hint)
             fields.append((parameter.name, hint, _default(parameter)))
-        struct = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        try:
+            struct = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        except RuntimeError as exc:  # such as a name that Python would mangle
+            raise InvalidHandler(f"the parameters of {where} cannot be told by name: {exc}") from exc
         decoder = msgspec.json.Decoder(struct, dec_hook=from_json)
         return cls(
             where,
@@ -175,9 +179,13 @@ class Payload:
     def reader(self, name: str) -> Callable[[QueuedJob], Hashable]:
         """Return a function that tells a job's argument of this name as a key: its JSON value, or the default."""
         default = self._signature.parameters[name].default
+        stored = None if default is inspect.Parameter.empty else decode_json(encode_json(_builtins(default)))
 
         def read(job: QueuedJob) -> Hashable:
-            value = job.payload.get(name, default)
+            arguments = job.payload
+            if not isinstance(arguments, dict):
+                return None  # it cannot be decoded, of which the run will tell
+            value = cast("dict[str, Any]", arguments).get(name, stored)
             return encode_json(value) if isinstance(value, list | dict) else value
 
         return read
@@ -252,7 +260,7 @@ def _check_type(where: str, name: str, hint: Any) -> bool:
     """Return whether a parameter needs the hooks; refuse what JSON cannot carry."""
     try:
         custom = custom_types(hint)
-    except TypeError as exc:
+    except (TypeError, NameError) as exc:
         raise InvalidHandler(f"parameter {name!r} of {where} cannot be decoded from JSON: {exc}") from exc
     for kind in custom:
         if not _can_decode(kind):

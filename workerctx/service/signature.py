@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_origin
 
 from attrs import frozen
 
@@ -98,11 +98,17 @@ class Contract:
 
 def _leading(parameters: Sequence[inspect.Parameter]) -> tuple[type[Any], ...]:
     hints = [
-        each.annotation for each in parameters[:2] if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
+        _bare(each.annotation)
+        for each in parameters[:2]
+        if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
     ]
     if hints == list(_BOTH):
         return _BOTH
     return (hints[0],) if hints and hints[0] in _CONTEXTS else ()
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _refuse_shape(function: Callable[..., Any], name: str) -> None:

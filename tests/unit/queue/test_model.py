@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 
+import attrs
 import pytest
 
 from workerctx.errors import InvalidRequest, JobFailed, Throttled, UnknownBackend
@@ -272,6 +275,22 @@ def test_cron_follows_its_time_zone_through_daylight_saving():
     assert second - first > 23 * 3600
 
 
+@pytest.mark.parametrize("misfire", Misfire)
+@pytest.mark.parametrize("cron", ["30 2 * * *", "15,45 2 * * 0", "*/7 * * * *", "0 30 2 * * *"])
+def test_a_tick_is_never_before_the_moment_that_it_follows(cron, misfire):
+    """W11: in the hour that comes twice, nothing fires that has fired."""
+    schedule = Schedule(name="s", request=EnqueueRequest("a"), cron=cron, timezone=BERLIN, misfire=misfire)
+    begins = datetime(2026, 10, 24, 23, tzinfo=UTC).timestamp()
+    for minutes in range(240):
+        moment = begins + 60.0 * minutes + 7
+        following = schedule.next_after(moment)
+        assert following is not None
+        assert following > moment
+        due = attrs.evolve(schedule, next_fire_at=moment - 7).due(moment)
+        assert due.next_fire_at is not None
+        assert due.next_fire_at > moment
+
+
 @pytest.mark.parametrize(
     ("misfire", "late", "fires"),
     [
@@ -290,3 +309,28 @@ def test_missed_ticks_follow_the_policy(misfire, late, fires):
     assert due.next_fire_at is not None
     assert due.next_fire_at > 1000.0 + late
     assert schedule.due(999.0).fire == ()
+
+
+@pytest.mark.parametrize("seconds", ["5", "soon", True, b"5", 1j, [], object(), 10**400])
+@pytest.mark.parametrize("option", ["timeout", "delay", "run_at", "expires_at"])
+def test_times_that_are_no_numbers_are_refused(option, seconds):
+    """Q13: what is no number of seconds is refused before anything is written, and names itself."""
+    with pytest.raises(InvalidRequest, match=r"number of seconds|more than 0 seconds"):
+        EnqueueRequest("k", **{option: seconds})
+
+
+@pytest.mark.parametrize("seconds", [Decimal(5), Fraction(10, 2), 5])
+def test_times_are_kept_as_floats(seconds):
+    """Q13: numbers of every kind become what every store can read back."""
+    request = EnqueueRequest("k", timeout=seconds, delay=seconds, expires_at=seconds)
+    assert {type(value) for value in (request.timeout, request.delay, request.expires_at)} == {float}
+    assert request.timeout == 5.0
+
+
+@pytest.mark.parametrize(
+    "options", [{"base": Decimal(5)}, {"base": "5"}, {"base": True}, {"base": 1, "cap": Decimal(5)}, {"jitter": "no"}]
+)
+def test_policies_that_could_not_be_read_back_are_refused(options):
+    """Q13: a policy is stored with its job, and is numbers and a yes or no."""
+    with pytest.raises(InvalidRequest):
+        Exponential(**options)

@@ -256,7 +256,7 @@ async def test_what_is_wrong_with_a_job_fails_that_job(jobs, serving, enqueue, l
 
     store = loopback.storage.jobs
     async with serving(jobs):
-        with pytest.raises(JobFailed, match="no rate limit is called"):
+        with pytest.raises(JobFailed, match="a rate limit's scope must be 1 to 255"):
             await store.result(await enqueue(limited.request()), timeout=10)
         unencodable = await enqueue(odd.request())
         undecodable = await enqueue(EnqueueRequest(even.kind, {"args": ["x"]}))

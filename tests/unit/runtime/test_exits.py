@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
@@ -333,10 +334,24 @@ async def test_a_throttle_with_a_scope_drains_the_limit(
     assert answer.retry_after > 1000
 
 
+def odd(verdict: Any, **attributes: object) -> Any:
+    """A verdict that somebody has changed."""
+    vars(verdict).update(attributes)
+    return verdict
+
+
 @pytest.mark.parametrize(
     "verdict",
-    [RetryAfter(float("nan")), Snooze(-5), Throttled(float("inf")), Throttled(1, "nobody configured this")],
-    ids=["nan", "negative", "infinite", "unknown scope"],
+    [
+        RetryAfter(float("nan")),
+        Snooze(-5),
+        Throttled(float("inf")),
+        Throttled(1, "nobody configured this"),
+        Throttled(1, "caf\udce9"),
+        odd(Snooze(1), seconds="soon"),
+        odd(RetryAfter(1), seconds=1j),
+    ],
+    ids=["nan", "negative", "infinite", "unknown scope", "no name", "no number", "no real number"],
 )
 async def test_a_verdict_that_makes_no_sense_fails_the_job_at_once(
     jobs: JobRegistry, burst: Callable[..., Awaitable[WorkerLoop]], fetch: Any, verdict: Exception
@@ -353,6 +368,44 @@ async def test_a_verdict_that_makes_no_sense_fails_the_job_at_once(
     assert job.state is JobState.DEAD
     assert job.error is not None
     assert job.error.kind in {"InvalidRequest", "UnknownScope"}
+
+
+async def test_what_a_verdict_says_is_a_number(
+    jobs: JobRegistry, burst: Callable[..., Awaitable[WorkerLoop]], fetch: Any
+) -> None:
+    """W2: a wait may be any kind of number, and holds up nothing but its job."""
+
+    @jobs.register
+    async def patient() -> None:
+        raise Snooze(cast("float", Decimal(3600)))
+
+    @jobs.register
+    async def other() -> None: ...
+
+    put_off, done = await patient.enqueue(), await other.enqueue()
+    await burst()
+    assert (await fetch(put_off)).state is JobState.SCHEDULED
+    assert (await fetch(done)).state is JobState.SUCCEEDED
+
+
+async def test_an_exception_that_exits_when_it_is_printed(
+    jobs: JobRegistry, burst: Callable[..., Awaitable[WorkerLoop]], fetch: Any
+) -> None:
+    """W2: whatever an exception does when it is described, its job has failed, and the worker goes on."""
+
+    class Leaving(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(1)
+
+    @jobs.register(max_attempts=1)
+    async def leave() -> None:
+        raise Leaving
+
+    handle = await leave.enqueue()
+    await burst()
+    job = await fetch(handle)
+    assert job.state is JobState.DEAD
+    assert "which cannot be printed" in str(job.error)
 
 
 async def test_any_other_exception_follows_the_retry_policy(

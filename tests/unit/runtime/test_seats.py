@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pytest
 from attrs import define, field
 
 from workerctx.errors import InvalidRequest
-from workerctx.queue import JobState
+from workerctx.queue import EnqueueRequest, JobState
 from workerctx.runtime import JobFinished, JobsClaimed
 from workerctx.runtime.run import Run
 from workerctx.runtime.seats import Limit, Seating
@@ -206,6 +207,45 @@ async def test_every_end_of_a_run_gives_its_seat_back(
     await jobs.enqueue_bulk([work.request("a", n).with_options(timeout=0.01) for n in range(30)])
     await burst(concurrency=4)
     assert (await count(JobState.DEAD), await count(JobState.SUCCEEDED)) == (20, 10)
+
+
+@pytest.mark.parametrize("default", [("a", "b"), Path("a"), "a"])
+async def test_a_default_is_the_same_key_as_its_value(
+    jobs: JobRegistry, burst: Callable[..., Awaitable[WorkerLoop]], default: Any
+) -> None:
+    """W1: a job that leaves an argument out shares its seats with those that name the same value."""
+    at_once = most = 0
+
+    async def work(by: Any = default) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await anyio.sleep(0.01)
+        at_once -= 1
+
+    work.__annotations__["by"] = tuple[str, str] if isinstance(default, tuple) else type(default)
+    handler: Any = jobs.register(concurrency=1, concurrency_key="by")(work)
+    for _ in range(4):
+        await handler.enqueue()
+        await handler.enqueue(default)
+    await burst(concurrency=4)
+    assert most == 1
+
+
+async def test_a_payload_that_is_no_object_has_no_key(
+    jobs: JobRegistry, burst: Callable[..., Awaitable[WorkerLoop]], fetch: Any
+) -> None:
+    """Q14: it is dead with the reason, as without a key."""
+
+    @jobs.register(concurrency=1, concurrency_key="account")
+    async def work(account: str) -> None: ...
+
+    ids = [(await jobs.enqueue(EnqueueRequest(work.kind, payload))).id for payload in (None, [1], "a")]
+    await burst()
+    ends = [await jobs.storage.jobs.get(job_id) for job_id in ids]
+    assert [(job.state, job.attempt, job.error and job.error.kind) for job in ends] == [
+        (JobState.DEAD, 1, "UndecodablePayload")
+    ] * 3
 
 
 async def test_a_key_that_cannot_be_told_fails_its_job_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -171,6 +172,32 @@ def test_a_first_parameter_that_nobody_can_mistake_may_be_anything(jobs):
 
     assert a.request(anything=[1]).payload == {"anything": [1]}
     assert b.request([1]).payload == {"anything": [1]}
+
+
+def test_names_inside_of_types_may_be_for_type_checkers_only(jobs):
+    """Decision 14: of an argument that is refused, of a result it stays plain JSON."""
+
+    @dataclass
+    class Order:
+        total: Unheard  # noqa: F821 - as one that is imported under TYPE_CHECKING
+
+    async def taking(order: Order) -> None: ...
+
+    async def giving() -> Order: ...
+
+    with pytest.raises(InvalidHandler, match="'Unheard' is not defined"):
+        jobs.register(name="taking")(taking)
+    assert jobs.register(name="giving")(giving).kind == "giving"
+
+
+def test_a_context_may_be_annotated_further(jobs):
+    """Decision 14: what stands beside the type changes nothing."""
+
+    @jobs.register(name="job")
+    async def job(ctx: Annotated[JobCtx, "the run"], path: str) -> None: ...
+
+    assert job.contract.contexts == (JobCtx,)
+    assert job.request("a").payload == {"path": "a"}
 
 
 def test_a_kind_is_registered_once(jobs):
@@ -352,6 +379,29 @@ async def test_a_handle_restores_the_type_of_the_result(jobs):
         await jobs.storage.jobs.complete(claimed[1].id, "PT3S")
         assert await handle.result(timeout=10) == timedelta(seconds=3)
         assert await jobs.handle(handle.id).result(timeout=10) == "PT3S"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "stored", "found"),
+    [
+        (dict[int, str], {3: "abc"}, {3: "abc"}),
+        (int, "three", "three"),
+        (list[timedelta], ["PT3S", "soon"], ["PT3S", "soon"]),
+    ],
+)
+async def test_a_result_that_does_not_fit_its_annotation_stays_as_it_is(jobs, annotation, stored, found):
+    """A job that succeeded has a result: layers may have changed it, and annotations may be wrong."""
+
+    async def job(): ...
+
+    job.__annotations__["return"] = annotation
+    handler = jobs.register(name="job")(job)
+    async with jobs:
+        handle = await handler.enqueue()
+        claimed = await jobs.storage.jobs.claim("worker")
+        assert claimed is not None
+        await jobs.storage.jobs.complete(claimed[1].id, stored)
+        assert await handle.result(timeout=10) == found
 
 
 async def test_one_run_reads_no_signature_and_builds_no_decoder(jobs, site, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from workerctx.errors import Abort, AckFailed, Snooze, Throttled
+from workerctx.errors import Abort, AckFailed, HandlerCrashed, Snooze, Throttled
 from workerctx.lifecycle import WorkerContext
 from workerctx.service import Request
 from workerctx.service.layers import Ack
@@ -68,6 +68,18 @@ async def test_a_cancelled_run_has_not_ended():
         scope.cancel()
         await Ack(told)(Request("job"), lambda request: anyio.sleep_forever())
     assert told.ends == []
+
+
+async def test_a_crash_is_an_end_with_an_error():
+    """Item 30: who calls sys.exit() has failed, of which somebody is told."""
+    told = Told()
+
+    async def leave(request: Request) -> None:
+        raise SystemExit(1)
+
+    with pytest.raises(HandlerCrashed, match=r"sys\.exit") as caught:
+        await Ack(told)(Request("job"), leave)
+    assert told.ends == [("job", None, caught.value)]
 
 
 async def test_a_failed_acknowledgement_of_a_success_keeps_both():

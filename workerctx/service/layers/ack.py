@@ -9,6 +9,7 @@ from attrs import frozen
 
 from workerctx.errors import AckFailed, Snooze, Throttled
 from workerctx.lifecycle.groups import collapse
+from workerctx.service.layers.catch import as_failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -49,6 +50,7 @@ class Ack:
 
         Raises:
             AckFailed: The run succeeded and could not be acknowledged.
+            HandlerCrashed: It left with something that is no `Exception`.
 
         Cancellation: a run that is cancelled during the acknowledgement counts as not finished.
         """
@@ -58,6 +60,12 @@ class Ack:
             if not isinstance(collapse(exc), Snooze | Throttled):
                 await self._tell_failure(request, exc)
             raise
+        except BaseException as exc:
+            crashed = as_failure(exc)
+            if crashed is None:
+                raise
+            await self._tell_failure(request, crashed)
+            raise crashed from exc
         try:
             await self.acknowledge(request, output, None)
         except Exception as why:

@@ -10,6 +10,7 @@ import anyio
 from attrs import frozen
 
 from workerctx.errors import HandlerCrashed
+from workerctx.service.describe import describe
 from workerctx.service.layers.order import LayerRole
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def crash_of(error: BaseException) -> HandlerCrashed:
     if isinstance(error, SystemExit):
         crashed = HandlerCrashed(f"the handler called sys.exit({error.code!r}): raise an exception to fail a job")
     else:
-        crashed = HandlerCrashed(f"the handler left with {type(error).__name__}: {str(error) or 'no message'}")
+        told = describe(error)
+        words = "no message" if told.message == told.kind else told.message
+        crashed = HandlerCrashed(f"the handler left with {type(error).__name__}: {words}")
     crashed.__cause__ = error
     return crashed
 
