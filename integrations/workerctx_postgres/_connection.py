@@ -216,9 +216,10 @@ CONFLICTS: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors
 
 _REFUSAL: Final = re.compile(
     r"authentication failed for user|no password supplied|no pg_hba\.conf entry|permission denied for database|"
-    r"(role|database) \".*\" does not exist|is not permitted to log in|no such (user|database)"
+    r"(role|database) \".*\" does not exist|is not permitted to log in|no such (user|database)|"
+    r"invalid \w+ value|bad value for|definition of service \".*\" not found|unrecognized configuration parameter"
 )
-"""What servers and poolers say to whom they will not let in; psycopg knows no code of a connection that failed."""
+"""What servers and poolers say to whom they will not let in, and libpq of what makes no sense; no codes are known."""
 
 _SHUT_DOWN: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"})
 

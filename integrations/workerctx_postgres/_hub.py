@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import selectors
 import socket
 import threading
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from workerctx.queue.sql.transaction import Cursor
     from workerctx_postgres._connection import Database
+
+_log = logging.getLogger("workerctx")
 
 RECONNECT: Final = (0.05, 5.0)
 """Seconds before the first and between later attempts to listen again; doubled from one to the other."""
@@ -107,15 +110,23 @@ class _Ear:
                 selector.select()
                 return
             while True:
-                with suppress(QueueError, psycopg.Error), self._database.connect(listening=True) as connection:
-                    connection.execute(f"LISTEN {quoted(self._channel)}".encode())
-                    if self.ready.is_set():
-                        # What was told while nobody listened is not known.
-                        self._hear(EVERYTHING)
-                    self.ready.set()
-                    pause = first
-                    if self._listen(connection, selector):
-                        return
+                try:
+                    with self._database.connect(listening=True) as connection:
+                        connection.execute(f"LISTEN {quoted(self._channel)}".encode())
+                        if pause >= longest:
+                            _log.warning("PostgreSQL is listened to again: %s", self._database.place)
+                        if self.ready.is_set():
+                            # What was told while nobody listened is not known.
+                            self._hear(EVERYTHING)
+                        self.ready.set()
+                        pause = first
+                        if self._listen(connection, selector):
+                            return
+                except (QueueError, psycopg.Error) as exc:
+                    if pause < longest <= 2 * pause:
+                        _log.warning(
+                            "PostgreSQL cannot be listened to, so other processes' jobs wait for a poll: %s", exc
+                        )
                 self.ready.set()
                 if selector.select(pause):
                     return

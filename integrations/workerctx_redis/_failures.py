@@ -30,6 +30,10 @@ _MEANING: Final[dict[str, tuple[type[QueueError], str]]] = {
     "NOPERM": (StoreDenied, "does not allow this user what a store needs: look at the server's ACL"),
 }
 _CODE: Final = re.compile(rf"\b({'|'.join(_MEANING)})\b")
+_MISTAKE: Final = re.compile(
+    r"DB index is out of range|cluster support disabled|unknown command .?SENTINEL", re.IGNORECASE
+)
+"""What a server says that no wait mends."""
 _SENT_ABOUT: Final = "Maximum retries exhausted"
 """What the driver says when the nodes sent it from one to the other, or asked it to try again."""
 _DENIED_IN_SCRIPT: Final = ("The user executing the script", "ACL failure in script")
@@ -44,6 +48,8 @@ def explain(exc: BaseException, endpoint: Endpoint) -> QueueError:
     if code:
         kind, meaning = _MEANING[code]
         return kind(f"Redis at {endpoint} {meaning}{f' ({text})' if code == 'NOPERM' else ''}")
+    if _MISTAKE.search(f"{text} {_root(exc)}"):
+        return StoreDenied(f"Redis at {endpoint} is not what the URL says, look at it: {_root(exc)}")
     if isinstance(exc, TimeoutError):
         return StoreUnavailable(f"Redis at {endpoint} did not answer in time; whether the call was done is unknown")
     if isinstance(exc, driver.ResponseError) and not isinstance(exc, driver.RedisClusterError):

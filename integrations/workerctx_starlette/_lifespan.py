@@ -75,7 +75,9 @@ def worker_lifespan(
     return WorkerLifespan(worker, chain=signals == "chain")
 
 
-def combine_lifespans(*lifespans: Lifespan) -> Lifespan:
+def combine_lifespans(
+    *lifespans: Lifespan,
+) -> Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Make one lifespan of several: they start in this order, stop in reverse, and share the state.
 
     Raises:

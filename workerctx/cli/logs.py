@@ -7,26 +7,43 @@ import sys
 from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from attrs import frozen
 from cyclopts import Parameter
 
 from workerctx.cli.output import complain
-from workerctx.errors import RemoteError, SchemaError, StoreDenied, StoreUnavailable, StoreUnsafe, WorkerError
+from workerctx.errors import (
+    InvalidConfig,
+    RemoteError,
+    SchemaError,
+    StoreDenied,
+    StoreUnavailable,
+    StoreUnsafe,
+    WorkerError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from cyclopts import Token
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 
 _log = logging.getLogger("workerctx")
 
-_FROM_OUTSIDE: Final = (StoreUnavailable, StoreDenied, StoreUnsafe, SchemaError, RemoteError)
+_FROM_OUTSIDE: Final = (InvalidConfig, StoreUnavailable, StoreDenied, StoreUnsafe, SchemaError, RemoteError)
 """What no line of code here is to blame for."""
 _STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 """What every record has; the rest is what a caller added with ``extra``."""
+
+
+def _level(_: Any, tokens: Sequence[Token]) -> str:
+    level = tokens[0].value.lower()
+    if level not in get_args(Level):
+        raise ValueError(f"{tokens[0].value!r} is no level: choose from {', '.join(get_args(Level))}")
+    return level
 
 
 @Parameter(name="*", group="Logs")
@@ -47,7 +64,12 @@ class LogOptions:
     ] = "human"
     level: Annotated[
         Level,
-        Parameter(name="--log-level", env_var="WORKERCTX_LOG_LEVEL", help="What is less urgent is not logged."),
+        Parameter(
+            name="--log-level",
+            env_var="WORKERCTX_LOG_LEVEL",
+            help="What is less urgent is not logged.",
+            converter=_level,
+        ),
     ] = "info"
 
     def set_up(self, process: str | None = None) -> Announcer:

@@ -69,7 +69,10 @@ def pause(
             raise CommandError("name the queues to pause")
         if until is not None and for_ is not None:
             raise CommandError("pass either --until or --for: both say when the queue resumes")
-        end = until if for_ is None else await storage.now() + for_
+        now = await storage.now()
+        end = until if for_ is None else now + for_
+        if end is not None and end <= now:
+            raise CommandError(f"{local_time(end)} has passed: a pause ends later, or with `workerctx queues resume`")
 
         async def do(name: str) -> None:
             await storage.jobs.pause_queue(name, until=end, cancel_running=cancel_running)

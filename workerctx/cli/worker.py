@@ -19,14 +19,14 @@ from workerctx.cli.health import HealthServer, Pulse, health_of
 from workerctx.cli.line import LowerEnd
 from workerctx.cli.loading import load_registry
 from workerctx.cli.logs import Announcer, in_words
-from workerctx.cli.output import without_password
+from workerctx.cli.output import number_of, without_password
 from workerctx.cli.reload import watching
 from workerctx.cli.remote import DENIED
 from workerctx.cli.restarts import Restarts
 from workerctx.cli.supervisor import Supervisor
 from workerctx.cli.turns import take_short_turns
-from workerctx.errors import CommandError, MonitorFailed, SessionDenied, WorkerError
-from workerctx.lifecycle import Monitor, stop_on_signals
+from workerctx.errors import CommandError, InvalidConfig, MonitorFailed, SessionDenied, WorkerError
+from workerctx.lifecycle import Monitor, Stop, WorkerContext, stop_on_signals
 from workerctx.queue import connect
 from workerctx.runtime import WorkerLoop
 
@@ -184,6 +184,9 @@ class WorkerCommand:
                 line.attach(monitor, health)
             elif self.health.port is not None:
                 server = stack.enter_context(HealthServer(self.health, lambda: {name: health()}))
+            worker.context.listen(
+                lambda context, event: self._tell_of_drain(announcer, context, event) if line is None else None, Stop
+            )
             number = 1 if line is None else line.number
             facts = self._worker_facts(jobs, server) if number == 1 else {}  # the others would say the same
             if isinstance(worker, _Looping):
@@ -195,10 +198,17 @@ class WorkerCommand:
                     anyio.run(serve, backend=self.backend)
             except MonitorFailed as exc:
                 failure = exc.failures[-1][1]
+                if isinstance(failure, InvalidConfig):  # such as a journal that cannot be used
+                    raise CommandError(str(failure)) from failure
                 announcer.say(f"the worker failed: {in_words(failure)}")
                 return DENIED if isinstance(failure, SessionDenied) else 1
             announcer.say(f"worker {name} stopped: {worker.context.reason}")
         return 0
+
+    def _tell_of_drain(self, announcer: Announcer, context: WorkerContext, event: Stop) -> None:
+        if context.task_count:
+            runs = number_of(context.task_count, "job")
+            announcer.say(f"worker {context.name} drains, {event.reason}: {runs} under way, grace {self._grace}")
 
     @property
     def _is_remote(self) -> bool:

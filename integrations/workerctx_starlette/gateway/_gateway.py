@@ -15,7 +15,8 @@ from workerctx.errors import InvalidConfig, InvalidTransition
 from workerctx.lifecycle import Outcome, Resume, WorkerContext
 from workerctx.lifecycle.groups import collapse
 from workerctx.lifecycle.latch import Latch
-from workerctx.queue import connect, new_id
+from workerctx.queue import StoreURL, connect, new_id
+from workerctx.queue.memory import is_shared
 from workerctx.remote.frames import Drain
 from workerctx_starlette.gateway._config import GatewayConfig
 from workerctx_starlette.gateway._connection import RESTART, Connection
@@ -81,9 +82,7 @@ class Gateway(AsyncContextManagerMixin):
             stores = {single.namespace: storage}
         if not stores:
             raise InvalidConfig("a gateway needs a store for at least one namespace")
-        for store in stores.values():
-            if isinstance(store, str):
-                connect(store)  # refuses what cannot be opened here, where it was written
+        _refuse_shared(stores)
         self.config: GatewayConfig = config or GatewayConfig()
         self._stores: dict[str, str | Storage] = stores
         self._authenticate = authenticate
@@ -265,3 +264,25 @@ class Gateway(AsyncContextManagerMixin):
 
     def _make_context(self) -> WorkerContext:
         return WorkerContext(self._name, grace=self.config.grace, service="Gateway")
+
+
+def _refuse_shared(stores: Mapping[str, str | Storage]) -> None:
+    """Refuse stores that cannot be opened, and one that two namespaces of workers would share.
+
+    Raises:
+        InvalidConfig: Two share one.
+        InvalidRequest: A URL makes no sense.
+    """
+    taken: dict[object, str] = {}
+    for name, store in stores.items():
+        place: object = store
+        if isinstance(store, str):
+            connect(store)
+            url = StoreURL.parse(store)
+            place = name if url.scheme == "memory" and not is_shared(url) else (url.location, url.namespace)
+        other = taken.setdefault(place, name)
+        if other != name:
+            raise InvalidConfig(
+                f"the namespaces {other!r} and {name!r} of workers have one store, so each would get the other's jobs:"
+                " give each URL a ?namespace= of its own"
+            )

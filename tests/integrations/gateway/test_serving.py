@@ -544,6 +544,9 @@ def test_without_authentication_there_is_no_gateway():
     """H5: a gateway that would let in anybody is refused with a sentence, and so is one without a store."""
     with pytest.raises(InvalidConfig, match="does not start without authentication"):
         Gateway("memory://")
+    shared = {"acme": "sqlite:///jobs.db", "globex": "sqlite:///jobs.db?namespace=default"}
+    with pytest.raises(InvalidConfig, match="each would get the other's jobs"):
+        Gateway(shared, authenticate=bearer_tokens({"a" * 20: Identity("x")}))
     with pytest.raises(InvalidConfig, match="at least one namespace"):
         Gateway({}, authenticate=bearer_tokens({"a" * 20: Identity("x")}))
     with pytest.raises(InvalidConfig, match=r"silence must be more than 0.*grace must not be negative"):

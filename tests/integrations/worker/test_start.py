@@ -95,3 +95,37 @@ def test_a_server_that_refuses_the_user(tmp_path: Path, start: Any, own_postgres
             worker = start("worker", "late:jobs", where=tmp_path, WORKERCTX_URL=url)
             assert worker.ends() == 1, worker.output
             assert reason in worker.output
+
+
+def test_what_no_server_understands(tmp_path: Path, start: Any, own_postgres: Any) -> None:
+    """Q13: an option that makes no sense to the driver or the server is not waited for."""
+    (tmp_path / "late.py").write_text(APP)
+    with RedisServer() as redis:
+        urls = {f"{redis.url().partition('?')[0].rstrip('/')}/99": "DB index is out of range"}
+        urls[f"{own_postgres.url}&sslmode=nope"] = "invalid sslmode value"
+        urls[f"{own_postgres.url}&connect_timeout=abc"] = "bad value for"
+        for url, reason in urls.items():
+            worker = start("worker", "late:jobs", where=tmp_path, WORKERCTX_URL=url)
+            assert worker.ends() == 1, worker.output
+            assert reason in worker.output, worker.output
+
+
+def test_a_drain_is_told(start: Any, enqueue: Any) -> None:
+    """W3: whoever watches the output of a worker that stops sees that it drains, and what it waits for."""
+    enqueue("patient")
+    worker = start("worker", "app:jobs", "--log-level", "ERROR")
+    worker.wait_for("waiting")
+    worker.signal(signal.SIGTERM)
+    assert worker.ends() == 0, worker.output
+    assert "drains, signal SIGTERM: 1 job under way, grace 30 s" in worker.output
+
+
+@pytest.mark.parametrize("extra", [(), ("--processes", "2")])
+def test_a_journal_that_cannot_be_used(start: Any, tmp_path: Path, extra: tuple[str, ...]) -> None:
+    """Q13: a wrong environment is one sentence and status 2, in several processes too."""
+    (tmp_path / "file").touch()
+    journal = str(tmp_path / "file" / "journal")
+    worker = start("worker", "app:jobs", "--remote", "ws://127.0.0.1:9", *extra, WORKERCTX_JOURNAL=journal)
+    assert worker.ends() == 2, worker.output
+    assert "cannot be used" in worker.output
+    assert "Traceback" not in worker.output

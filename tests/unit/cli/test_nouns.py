@@ -153,6 +153,15 @@ def test_schedules_are_listed(cli, schedule):
     assert isinstance(document["next_fire_at"], float)
 
 
+def test_a_pause_that_has_ended_already(cli, add):
+    """A moment in the past is no pause, and is refused before any queue is touched."""
+    add()
+    ran = cli("queues", "pause", "default", "--until", "2020-01-01T00:00+00:00")
+    assert (ran.status, ran.out) == (2, "")
+    assert "has passed" in ran.err
+    assert cli("queues", "list", "--json").json["queues"][0]["paused"] is False
+
+
 def test_a_schedule_runs_now(cli, on, schedule, job):
     """Its job is added once, and its own ticks stay as they were."""
     schedule(every=300)
