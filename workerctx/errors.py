@@ -167,7 +167,7 @@ class Throttled(WorkerError):
     """
 
     def __init__(self, retry_after: float, scope: str | None = None) -> None:
-        self.retry_after = float(retry_after)
+        self.retry_after: float = float(retry_after)
         super().__init__(f"throttled{f' by {scope!r}' if scope else ''}: try again in {self.retry_after:.3f} s")
         self.scope = scope
 
@@ -263,7 +263,7 @@ class RetryAfter(WorkerError):
     """
 
     def __init__(self, seconds: float, reason: str = "the handler asked for it") -> None:
-        self.seconds = float(seconds)
+        self.seconds: float = float(seconds)
         super().__init__(f"to be run again in {self.seconds:g} s: {reason}")
 
 
@@ -275,7 +275,7 @@ class Snooze(WorkerError):
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = float(seconds)
+        self.seconds: float = float(seconds)
         super().__init__(f"put off for {self.seconds:g} s")
 
 
