@@ -157,7 +157,14 @@ class WorkerContext(WorkerControl):
         task: SpawnedTask[T] = SpawnedTask(name or label_of(func), essential=essential)
         shell.ledger.entered += 1
         shell.spawned[task] = counted = SpawnedWork(shell.ledger, work, task.name)
-        task.attach(host.work.create_task(run(shell, task, counted), name=task.name))
+        running = run(shell, task, counted)
+        try:
+            task.attach(host.work.create_task(running, name=task.name))
+        except BaseException:  # such as in a callback that the event loop calls outside of any task
+            running.close()
+            del shell.spawned[task]
+            counted.close()
+            raise
         return task
 
     def child(

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
+
+import anyio
+
+from workerctx.errors import WorkerError
+
+
+def stray(error: BaseException, what: str) -> WorkerError:
+    """Return the failure of code that left with a cancellation which no scope around it asked for.
+
+    On asyncio that comes of cancelling a task natively, or of awaiting something that was cancelled.
+
+    Raises:
+        BaseException: `error` itself, if a scope did ask for it.
+    """
+    if anyio.current_effective_deadline() == -math.inf:
+        raise error
+    failure = WorkerError(f"{what} left with a cancellation that no scope asked for: it awaited what was cancelled")
+    failure.__cause__ = error
+    return failure
 
 
 def collapse(error: BaseException) -> BaseException:

@@ -15,6 +15,7 @@ from attrs import define, field
 from workerctx.errors import InvalidTransition, MonitorFailed, UnknownService, WorkerError
 from workerctx.lifecycle.context import WorkerContext
 from workerctx.lifecycle.control import OWN_GRACE, OwnGrace, seconds_of
+from workerctx.lifecycle.groups import stray
 from workerctx.lifecycle.hard_exit import HardExit
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.overheard import Ear
@@ -261,6 +262,8 @@ class Monitor:
         except Exception as exc:  # noqa: BLE001 - reported here and in MonitorFailed
             stopped_first = entry.context is not None and entry.context.outcome is Outcome.NEVER_STARTED
             error = None if stopped_first and isinstance(exc, InvalidTransition) else exc
+        except anyio.get_cancelled_exc_class() as exc:
+            error = stray(exc, f"service {entry.name!r}")
         if error is not None:
             entry.last_error = error
             self.failures.append((entry.name, error))
@@ -279,7 +282,7 @@ class Monitor:
         if len(self._restarted_at) >= self.max_restarts:
             if error is None:
                 self.failures.append((entry.name, WorkerError(f"service {entry.name!r} ended too often")))
-            self._final = self.failures
+            self._final = list(self.failures)
             self.stop(f"more than {self.max_restarts} restarts within {self.within:g} seconds")
             return False
         self._restarted_at.append(now)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from workerctx.errors import WorkerError
-from workerctx.lifecycle.control import OWN_GRACE, OwnGrace
+from workerctx.lifecycle.control import OWN_GRACE, OwnGrace, seconds_of
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.overheard import Handler
 
@@ -50,7 +50,13 @@ class Shutdown:
         return self._set(reason, lambda target, first: target.stop(first))
 
     def stop(self, reason: str | None = None, *, grace: float | OwnGrace | None = OWN_GRACE) -> bool:
-        """Set the token; `grace` (seconds, None for ever) is handed on, and in a later call can only shorten."""
+        """Set the token; `grace` (seconds, None for ever) is handed on, and in a later call can only shorten.
+
+        Raises:
+            ValueError: `grace` is negative, or no number; the token is as it was.
+        """
+        if not isinstance(grace, OwnGrace):
+            seconds_of(grace)
         return self._set(reason or "shutdown", lambda target, first: target.stop(first, grace=grace))
 
     def _set(self, reason: str, stop: Callable[[Stoppable, str], object]) -> bool:

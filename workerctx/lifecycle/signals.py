@@ -20,6 +20,7 @@ from attrs import define, field
 from blinker import Namespace, Signal
 
 from workerctx.lifecycle import events
+from workerctx.lifecycle.groups import stray
 from workerctx.lifecycle.latch import Latch
 
 if TYPE_CHECKING:
@@ -307,8 +308,9 @@ async def serve(context: WorkerContext, outbox: Outbox, listener: Listener) -> N
         except Exception as exc:  # noqa: BLE001 - isolated and reported
             outbox.report(listener.function, event, exc)
             outbox.deliver()
-        except anyio.get_cancelled_exc_class():
-            raise
+        except anyio.get_cancelled_exc_class() as exc:
+            outbox.report(listener.function, event, stray(exc, f"listener {listener.function!r}"))
+            outbox.deliver()
         except BaseException as exc:
             outbox.crashed(exc)
             raise

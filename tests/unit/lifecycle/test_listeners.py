@@ -1,10 +1,12 @@
 """Who hears of what, in which order, and what a listener may do."""
 
+import asyncio
 import functools
 import itertools
 import logging
 import math
 import threading
+from unittest.mock import patch
 
 import anyio
 import anyio.lowlevel
@@ -29,6 +31,7 @@ from workerctx.lifecycle import (
     WorkerState,
     worker_event,
 )
+from workerctx.testing.polling import wait_until
 
 
 async def ok():
@@ -669,3 +672,50 @@ async def test_never_started_async_listeners_are_reported(caplog):
     ctx.listen(hear)
     ctx.stop()
     assert "worker 'early' ended before its async listeners had taken 2 events" in caplog.messages
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_listener_that_awaits_what_was_cancelled_disturbs_nobody():
+    """L10: a cancellation that no scope asked for is a failure of the listener, which hears on."""
+    heard = []
+
+    async def listener(ctx, event):
+        heard.append(type(event))
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        await cancelled
+
+    failures = []
+    async with WorkerContext("web") as ctx:
+        ctx.listen(listener, Pause, Resume)
+        ctx.listen(lambda _, event: failures.append(event.error), ListenerError)
+        ctx.pause()
+        ctx.resume()
+        await wait_until(lambda: len(failures) == 2)
+        assert ctx.is_running
+    assert ctx.outcome is Outcome.CLEAN
+    assert heard == [Pause, Resume]
+    assert "no scope asked for" in str(failures[0])
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_spawn_that_cannot_be_is_not_counted():
+    """L18: where no task can be made, as in a bare callback of asyncio, nothing is left for a drain to wait for."""
+    refused = []
+
+    async def work(): ...
+
+    def spawn(ctx, event):
+        with patch.object(ctx._shell.host.work, "create_task", side_effect=RuntimeError("no task here")):
+            try:
+                ctx.spawn(work)
+            except RuntimeError as exc:
+                refused.append(exc)
+
+    with anyio.fail_after(10):
+        async with WorkerContext("web", grace=None) as ctx:
+            ctx.listen(spawn, Pause)
+            ctx.pause()
+            assert ctx.task_count == 0
+            ctx.resume()
+    assert len(refused) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -276,3 +277,26 @@ def test_hard_exit_ends_a_process_that_cannot_drain(run: Any, backend: str, work
     assert "the deadline has passed" in done.stderr
     assert "Thread 0x" in done.stderr
     assert "in work" in done.stderr or "work" in done.stderr
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_service_that_awaits_what_was_cancelled_fails_alone() -> None:
+    """L16: a cancellation that no scope asked for is a crash of that service, and leaves the others alone."""
+    going_on: list[str | None] = []
+
+    async def stray(ctx: WorkerContext) -> None:
+        cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        await cancelled
+
+    async def other(ctx: WorkerContext) -> None:
+        await ctx.wait_stopping()
+        going_on.append(ctx.reason)
+
+    monitor = Monitor(max_restarts=1, delay=0)
+    monitor.serve(other)
+    monitor.serve(stray, name="stray")
+    with anyio.fail_after(10), pytest.raises(MonitorFailed, match="no scope asked for"):
+        await monitor.run()
+    assert going_on == ["more than 1 restarts within 60 seconds"]
+    assert [name for name, _ in monitor.failures] == ["stray", "stray"]

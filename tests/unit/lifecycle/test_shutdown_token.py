@@ -178,3 +178,12 @@ async def test_a_token_keeps_nobody_alive_and_dies_at_once():
         assert gone[1]() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan")])
+async def test_a_grace_that_is_none_leaves_the_token_as_it_was(grace):
+    """What is refused has changed nothing."""
+    token = Shutdown()
+    with pytest.raises(ValueError, match="grace must be 0 or more"):
+        token.stop(grace=grace)
+    assert not token.is_set
