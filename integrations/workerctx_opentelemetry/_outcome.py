@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import anyio
 
 from workerctx.errors import RunCancelled
-from workerctx.queue import CancelReason, CompleteLease, FailLease, ReleaseLease
+from workerctx.lifecycle.groups import is_cancelled_here
+from workerctx.queue import CompleteLease, FailLease, ReleaseLease
 from workerctx.runtime import JobOutcome
 from workerctx.runtime.outcome import (
     VERDICTS,
@@ -16,6 +16,7 @@ from workerctx.runtime.outcome import (
     finish_of_error,
     finish_of_error_in_cancelled_run,
     outcome_of,
+    reason_of,
 )
 from workerctx.service.describe import describe
 from workerctx.service.layers.catch import as_failure, crash_of, holds
@@ -37,23 +38,16 @@ def _finish(ctx: JobCtx, output: object, error: BaseException | None) -> Finish 
     """Return what the store will be told; which lease it is about does not matter here."""
     if error is None:
         return finish_of_error("", output) if isinstance(output, VERDICTS) else CompleteLease("")
-    cancelled = anyio.current_effective_deadline() == -math.inf
+    cancelled = is_cancelled_here()
     if isinstance(error, Exception):
         failure = as_failure(error) or error
         if cancelled or (isinstance(failure, RunCancelled) and ctx.cancel.is_set()):
-            return finish_of_error_in_cancelled_run("", failure, _reason(ctx), ctx.job.timeout)
+            return finish_of_error_in_cancelled_run("", failure, reason_of(ctx), ctx.job.timeout)
         return finish_of_error("", failure)
     if holds(error, KeyboardInterrupt):
         return ReleaseLease("")
     if holds(error, anyio.get_cancelled_exc_class()):
         return (
-            finish_of_cancellation("", _reason(ctx), ctx.job.timeout) if cancelled else FailLease("", describe(error))
+            finish_of_cancellation("", reason_of(ctx), ctx.job.timeout) if cancelled else FailLease("", describe(error))
         )
     return FailLease("", describe(crash_of(error)))
-
-
-def _reason(ctx: JobCtx) -> CancelReason:
-    """Return why a run was cancelled: as it was told, but a shutdown does not extend a timeout."""
-    told = ctx.cancel.reason or CancelReason.SHUTDOWN
-    late = told is CancelReason.SHUTDOWN and anyio.current_time() >= ctx.deadline
-    return CancelReason.TIMEOUT if late else told

@@ -211,7 +211,6 @@ def test_ctrl_c_at_a_question_is_a_no(shell, tmp_path):
         said = b""
         while b"[y/N]" not in said:
             said += terminal.read(100)
-        time.sleep(0.2)
         terminal.write(b"\x03")
         assert asking.wait(PATIENCE) == 130
     assert '"queued": 2' in shell("workerctx queues list --json")[1]

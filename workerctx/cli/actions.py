@@ -94,18 +94,17 @@ def confirm_text(out: Output, what: str, *, yes: bool) -> None:
         return
     if sys.stdin is None or not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison] - None if it was closed
         raise CommandError("nothing was done, as nobody can be asked here: pass --yes to do it")
-    out.note("Go on? [y/N]")
-    if _answer().strip().lower() not in {"y", "yes"}:
+    if _answer(out).strip().lower() not in {"y", "yes"}:
         raise WorkerError("nothing was done")
 
 
-def _answer() -> str:
+def _answer(out: Output) -> str:
     before = signal.getsignal(signal.SIGINT)
-    if not callable(before):
-        return sys.stdin.readline()
-    # The event loop's handler would only note Ctrl-C, and the line would be waited for.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if callable(before):  # the event loop's would only note Ctrl-C, and the line would be waited for
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        out.note("Go on? [y/N]")
         return sys.stdin.readline()
     finally:
-        signal.signal(signal.SIGINT, before)
+        if callable(before):
+            signal.signal(signal.SIGINT, before)

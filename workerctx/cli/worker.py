@@ -184,9 +184,7 @@ class WorkerCommand:
                 line.attach(monitor, health)
             elif self.health.port is not None:
                 server = stack.enter_context(HealthServer(self.health, lambda: {name: health()}))
-            worker.context.listen(
-                lambda context, event: self._tell_of_drain(announcer, context, event) if line is None else None, Stop
-            )
+            self._tell_of_drain(announcer, worker.context, line)
             number = 1 if line is None else line.number
             facts = self._worker_facts(jobs, server) if number == 1 else {}  # the others would say the same
             if isinstance(worker, _Looping):
@@ -205,10 +203,16 @@ class WorkerCommand:
             announcer.say(f"worker {name} stopped: {worker.context.reason}")
         return 0
 
-    def _tell_of_drain(self, announcer: Announcer, context: WorkerContext, event: Stop) -> None:
-        if context.task_count:
-            runs = number_of(context.task_count, "job")
-            announcer.say(f"worker {context.name} drains, {event.reason}: {runs} under way, grace {self._grace}")
+    def _tell_of_drain(self, announcer: Announcer, context: WorkerContext, line: LowerEnd | None) -> None:
+        """Say it when the worker begins to drain; of one among several the supervisor does."""
+
+        def tell(context: WorkerContext, event: Stop) -> None:
+            if context.task_count:
+                runs = number_of(context.task_count, "job")
+                announcer.say(f"worker {context.name} drains, {event.reason}: {runs} under way, grace {self._grace}")
+
+        if line is None:
+            context.listen(tell, Stop)
 
     @property
     def _is_remote(self) -> bool:

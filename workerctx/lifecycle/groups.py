@@ -1,4 +1,4 @@
-"""Exception groups at our boundary."""
+"""Exceptions at our boundary: groups, and cancellations that nobody asked for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import anyio
 from workerctx.errors import WorkerError
 
 
+def is_cancelled_here() -> bool:
+    """Tell whether a scope that is open here was cancelled."""
+    return anyio.current_effective_deadline() == -math.inf
+
+
 def stray(error: BaseException, what: str) -> WorkerError:
     """Return the failure of code that left with a cancellation which no scope around it asked for.
 
@@ -18,7 +23,7 @@ def stray(error: BaseException, what: str) -> WorkerError:
     Raises:
         BaseException: `error` itself, if a scope did ask for it.
     """
-    if anyio.current_effective_deadline() == -math.inf:
+    if is_cancelled_here():
         raise error
     failure = WorkerError(f"{what} left with a cancellation that no scope asked for: it awaited what was cancelled")
     failure.__cause__ = error

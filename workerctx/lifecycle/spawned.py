@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from workerctx.errors import TaskCancelled
+from workerctx.lifecycle.groups import is_cancelled_here
 from workerctx.lifecycle.latch import Latch
 from workerctx.lifecycle.tracked import Tracked, close_coroutine
 
@@ -149,7 +150,7 @@ async def run(shell: Shell, task: SpawnedTask[T_co], work: SpawnedWork[T_co]) ->
     except anyio.get_cancelled_exc_class():
         task.end(None, cancelled(task))
         # A native cancellation of this one task would take the whole group down; no scope asked for that.
-        if anyio.current_effective_deadline() == -float("inf"):
+        if is_cancelled_here():
             raise
     except BaseException as exc:
         task.end(None, exc)

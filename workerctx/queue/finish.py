@@ -8,7 +8,7 @@ import msgspec
 
 from workerctx.errors import InvalidRequest
 from workerctx.queue.codec import encode_json
-from workerctx.queue.request import is_whole
+from workerctx.queue.request import as_names, is_whole
 from workerctx.queue.retry import LONGEST_WAIT
 
 if TYPE_CHECKING:
@@ -140,9 +140,7 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _check_names(names: Collection[str] | None) -> None:
-    if isinstance(names, str):
-        raise InvalidRequest(f"expected several names, got the text {names!r}: pass [{names!r}]")
-    for name in names or ():
+    for name in as_names(names or ()):
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise InvalidRequest(f"a name is a text, got {name!r}")
 

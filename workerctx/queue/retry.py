@@ -18,6 +18,11 @@ LONGEST_WAIT: Final = 3e11
 _LARGEST_EXPONENT: Final = 64
 
 
+def is_number(value: object) -> bool:
+    """Tell whether a value is a number that every store can read back; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, tag_field="backoff"):
     """The wait before retry number n, as data that is stored with the job.
 
@@ -91,7 +96,7 @@ def _check(policy: RetryPolicy, base: float, cap: float) -> None:
     if not isinstance(policy.jitter, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"jitter is True or False, got {policy.jitter!r}")
     for seconds in (base, cap):
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_number(seconds):
             raise InvalidRequest(f"a backoff is made of numbers of seconds, got {seconds!r}")
     if not 0 <= base <= cap <= LONGEST_WAIT:
         raise InvalidRequest(

@@ -19,7 +19,7 @@ from workerctx.queue.model import (
     JobState,
 )
 from workerctx.queue.request import check_name
-from workerctx.queue.retry import LONGEST_WAIT
+from workerctx.queue.retry import LONGEST_WAIT, is_number
 
 if TYPE_CHECKING:
     from workerctx.queue.events import JobEvent
@@ -168,7 +168,7 @@ def check_wait(seconds: float, what: str = "a wait") -> None:
     Raises:
         InvalidRequest: It is no number, negative, NaN, or longer than any store can keep.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+    if not is_number(seconds):
         raise InvalidRequest(f"{what} is a number of seconds, got {seconds!r}")
     if not 0 <= seconds <= LONGEST_WAIT:
         raise InvalidRequest(f"{what} is 0 to {LONGEST_WAIT:.0f} seconds, got {seconds}")

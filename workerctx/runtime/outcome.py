@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from workerctx.errors import Abort, InvalidRequest, RetryAfter, RunCancelled, Snooze, Throttled
 from workerctx.queue import (
     CancelReason,
@@ -20,6 +22,7 @@ from workerctx.service.describe import describe
 
 if TYPE_CHECKING:
     from workerctx.queue import Finish, QueuedJob
+    from workerctx.service import JobCtx
 
 VERDICTS: Final = (Abort, RetryAfter, Snooze, Throttled)
 """What a handler raises or returns to say how its job goes on."""
@@ -79,6 +82,14 @@ def finish_of_cancellation(lease_id: str, reason: CancelReason, timeout: float |
             return FailLease(lease_id, JobError("TimeoutError", f"the run took longer than {timeout:g} seconds"))
         case CancelReason.USER:
             return FailLease(lease_id, JobError("Cancelled", "cancelled while it was running"), retryable=False)
+
+
+def reason_of(ctx: JobCtx) -> CancelReason:
+    """Return why a run was cancelled: as it was told, but a shutdown does not extend a timeout."""
+    told = ctx.cancel.reason
+    if told in (None, CancelReason.SHUTDOWN):
+        return CancelReason.TIMEOUT if anyio.current_time() >= ctx.deadline else CancelReason.SHUTDOWN
+    return told
 
 
 def outcome_of(job: QueuedJob, finish: Finish | None, reason: CancelReason | None) -> JobOutcome:

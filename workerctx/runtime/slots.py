@@ -13,7 +13,8 @@ import anyio.lowlevel
 from attrs import define, field
 
 from workerctx.errors import HandlerCrashed, NotAccepting, RunCancelled, WorkerError
-from workerctx.queue import CancelReason, CompleteLease, FailLease, ReleaseLease
+from workerctx.lifecycle.groups import is_cancelled_here
+from workerctx.queue import CompleteLease, FailLease, ReleaseLease
 from workerctx.runtime.boot import slot_numbers
 from workerctx.runtime.events import JobFinished, JobOutcome
 from workerctx.runtime.outcome import (
@@ -22,9 +23,10 @@ from workerctx.runtime.outcome import (
     finish_of_error,
     finish_of_error_in_cancelled_run,
     outcome_of,
+    reason_of,
 )
 from workerctx.runtime.overruns import TIMED_FROM
-from workerctx.runtime.strays import StrayCancels, is_cancelled_here, is_running
+from workerctx.runtime.strays import StrayCancels, is_running
 from workerctx.service import JobCtx
 from workerctx.service.describe import own_traceback
 from workerctx.service.inside import run_inside
@@ -114,7 +116,7 @@ class Slots:
                 with scope:
                     finish = await self._attempt(run, ctx, handler)
                 if scope.cancelled_caught:
-                    finish = finish_of_cancellation(run.lease.id, _reason(ctx), job.timeout)
+                    finish = finish_of_cancellation(run.lease.id, reason_of(ctx), job.timeout)
         except BaseException as exc:
             failure = as_failure(exc) or self._failure_after_all(exc, me)
             if failure is not None:
@@ -179,7 +181,7 @@ class Slots:
     def _finish_of(self, run: Run, ctx: JobCtx, failure: Exception) -> Finish | None:
         cancelled = is_cancelled_here() or (run.scope is not None and run.scope.cancel_called)
         if cancelled or (isinstance(failure, RunCancelled) and ctx.cancel.is_set()):
-            reason = _reason(ctx)
+            reason = reason_of(ctx)
             return finish_of_error_in_cancelled_run(run.lease.id, failure, reason, run.job.timeout)
         return finish_of_error(run.lease.id, failure)
 
@@ -190,14 +192,6 @@ class Slots:
         crashed = HandlerCrashed("the handler left with GeneratorExit: raise an exception to fail a job")
         crashed.__cause__ = error
         return crashed
-
-
-def _reason(ctx: JobCtx) -> CancelReason:
-    """Return why a run was cancelled: as it was told, but a shutdown does not extend a timeout."""
-    told = ctx.cancel.reason
-    if told in (None, CancelReason.SHUTDOWN):
-        return CancelReason.TIMEOUT if anyio.current_time() >= ctx.deadline else CancelReason.SHUTDOWN
-    return told
 
 
 def _same(clean: Context) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from typing import TYPE_CHECKING, Self
 
 import anyio
 from attrs import frozen
+
+from workerctx.lifecycle.groups import is_cancelled_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +40,6 @@ class StrayCancels:
             pass
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
-
-
-def is_cancelled_here() -> bool:
-    """Tell whether a scope that is open here was cancelled."""
-    return anyio.current_effective_deadline() == -math.inf
 
 
 def is_running(task_id: int) -> bool:

@@ -14,7 +14,7 @@ from workerctx.service.sending import send_one
 from workerctx.service.sync import SyncJobHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from workerctx.queue import Storage
     from workerctx.queue.request import RequestOptions
@@ -123,7 +123,7 @@ class JobHandler(Generic[P, R]):
         """
         return self.request_of(self.contract.payload.bind(args, kwargs))
 
-    def request_of(self, arguments: Mapping[str, Any]) -> EnqueueRequest:
+    def request_of(self, arguments: dict[str, Any]) -> EnqueueRequest:
         """Return the request for a job with these arguments by name, as data from elsewhere has them.
 
         Raises:
@@ -134,7 +134,7 @@ class JobHandler(Generic[P, R]):
         options = dict(self._defaults)
         if "queue" not in options:
             options["queue"] = place.owner.router.route(place.kind)
-        request = EnqueueRequest(place.kind, dict(arguments), **options)
+        request = EnqueueRequest(place.kind, arguments, **options)
         self.contract.payload.check(request.payload_json)
         return request
 

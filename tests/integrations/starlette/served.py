@@ -163,7 +163,7 @@ async def run_hypercorn_with_two(fd: int, grace: float) -> None:
         await second.wait_stopping()
         await first
         say("the first has drained")
-        await anyio.sleep(0.1)
+        await anyio.wait_all_tasks_blocked()
         say("the second has drained")
 
     first = WorkerContext("web", grace=grace)

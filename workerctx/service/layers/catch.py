@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import anyio
 from attrs import frozen
 
 from workerctx.errors import HandlerCrashed
+from workerctx.lifecycle.groups import is_cancelled_here
 from workerctx.service.describe import describe
 from workerctx.service.layers.order import LayerRole
 
@@ -37,7 +37,7 @@ def as_failure(error: BaseException) -> Exception | None:
     if holds(error, KeyboardInterrupt, GeneratorExit):
         return None
     if holds(error, anyio.get_cancelled_exc_class()):
-        if anyio.current_effective_deadline() == -math.inf:
+        if is_cancelled_here():
             return None
         _forget_native_cancel()
         crashed = HandlerCrashed(
