@@ -20,7 +20,7 @@ from workerctx.lifecycle.host import Host
 from workerctx.lifecycle.pulling import UntilStopped
 from workerctx.lifecycle.shell import OnChildFailure, Shell
 from workerctx.lifecycle.signals import Outbox
-from workerctx.lifecycle.spawned import SpawnedTask, SpawnedWork, coroutine_of, run
+from workerctx.lifecycle.spawned import SpawnedTask, begin, coroutine_of
 from workerctx.lifecycle.state import Machine, WorkerState
 from workerctx.lifecycle.tracked import Tracked, close_coroutine, label_of
 from workerctx.lifecycle.waiting import refuse_self_await, wait_finished
@@ -155,16 +155,7 @@ class WorkerContext(WorkerControl):
             raise self._refusal("spawn in", label_of(func))
         work = coroutine_of(func, args)
         task: SpawnedTask[T] = SpawnedTask(name or label_of(func), essential=essential)
-        shell.ledger.entered += 1
-        shell.spawned[task] = counted = SpawnedWork(shell.ledger, work, task.name)
-        running = run(shell, task, counted)
-        try:
-            task.attach(host.work.create_task(running, name=task.name))
-        except BaseException:  # such as in a callback that the event loop calls outside of any task
-            running.close()
-            del shell.spawned[task]
-            counted.close()
-            raise
+        begin(shell, task, host.work, work)
         return task
 
     def child(

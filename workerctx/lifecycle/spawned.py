@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from anyio import TaskHandle
+    from anyio.abc import TaskGroup
 
     from workerctx.lifecycle.ledger import Ledger
     from workerctx.lifecycle.shell import Shell
@@ -136,6 +137,20 @@ class SpawnedWork(Tracked[T_co]):
 
 def _until_end(life: _Life[Any]) -> Latch:
     return Latch(lambda: "end" in life)
+
+
+def begin(shell: Shell, task: SpawnedTask[T_co], group: TaskGroup, work: Coroutine[Any, Any, T_co]) -> None:
+    """Count a spawned task and start it; nothing is left of one that the event loop cannot make."""
+    shell.ledger.entered += 1
+    shell.spawned[task] = counted = SpawnedWork(shell.ledger, work, task.name)
+    running = run(shell, task, counted)
+    try:
+        task.attach(group.create_task(running, name=task.name))
+    except BaseException:  # such as in a callback that the event loop calls outside of any task
+        running.close()
+        del shell.spawned[task]
+        counted.close()
+        raise
 
 
 async def run(shell: Shell, task: SpawnedTask[T_co], work: SpawnedWork[T_co]) -> None:
